@@ -1,0 +1,1 @@
+"""Gives an LLM agent a computer of its own."""

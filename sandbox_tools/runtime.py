@@ -1,0 +1,145 @@
+"""THE SEAM: what a tool may ask of one running sandbox, and the values it gets back.
+
+`client/` implements `Runtime` over the wire, for the cloud and for the local sandbox alike; `testing.py` has a fake.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+OutputStream = Literal["stdout", "stderr"]
+
+OutputSink = Callable[[OutputStream, bytes], None]
+"""Called with each piece of output as it arrives, cut anywhere. It must not keep all of it."""
+
+Language = Literal["python", "bash", "javascript"]
+
+KillOutcome = Literal["killed", "already_finished", "kill_unconfirmed"]
+"""What became of a process that we ended: it is gone; it had ended by itself; nobody confirmed it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExecResult:
+    """How a command ended.
+
+    Attributes:
+        exit_code: The command's own; -1 when a signal ended it; None when it was ended for its timeout.
+        timed_out: Whether it ran longer than its timeout and was ended for that.
+        kill_outcome: What became of it when it timed out.
+        signal: Status text of a signalled process ("signal: killed"), else "".
+        elapsed_ms: From the request to the end, in milliseconds.
+    """
+
+    exit_code: int | None
+    timed_out: bool = False
+    kill_outcome: KillOutcome | None = None
+    signal: str = ""
+    elapsed_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CodeError:
+    """An exception that user code raised."""
+
+    name: str
+    message: str
+    traceback: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RichResult:
+    """One value that code displayed, in the forms that it offers.
+
+    Attributes:
+        text: Text forms by MIME type; "text/plain" is there unless only an image is.
+        images: Decoded image bytes by MIME type ("image/png", "image/jpeg").
+    """
+
+    text: Mapping[str, str] = field(default_factory=dict)
+    images: Mapping[str, bytes] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CodeResult:
+    """How a piece of code ended. Its stdout and stderr went to the sink while it ran.
+
+    Attributes:
+        results: The last expression and what `display()` and figures showed, in order.
+        error: The exception that ended it, if one did.
+        timed_out: It ran longer than its timeout and was interrupted.
+        state_kept: Whether the context's variables are still there; False when it had to be killed or died.
+            Always False for a language without a context.
+        exit_code: Of a one-shot program; None for Python.
+    """
+
+    results: tuple[RichResult, ...] = ()
+    error: CodeError | None = None
+    timed_out: bool = False
+    state_kept: bool = True
+    exit_code: int | None = None
+    elapsed_ms: int = 0
+
+
+class FileReader(Protocol):
+    """An open file in a sandbox.
+
+    Attributes:
+        size: In bytes, or None when the server did not say.
+    """
+
+    @property
+    def size(self) -> int | None: ...
+
+    def chunks(self) -> AsyncIterator[bytes]:
+        """Yield the content from the start. Stopping early ends the transfer."""
+        ...
+
+
+class Runtime(Protocol):
+    """One running sandbox.
+
+    Every method raises `SandboxRequestError` (see errors.py) when the sandbox cannot do it. Cancelling a method
+    ends what it started in the sandbox.
+    """
+
+    @property
+    def sandbox_id(self) -> str: ...
+
+    async def exec(
+        self,
+        command: str,
+        *,
+        cwd: str | None = None,
+        envs: Mapping[str, str] | None = None,
+        timeout_s: float,
+        on_output: OutputSink,
+    ) -> ExecResult:
+        """Run a shell command to its end, or end it after `timeout_s`."""
+        ...
+
+    async def start_background(self, command: str, *, cwd: str | None = None) -> tuple[int, str]:
+        """Start a shell command that outlives the call; return its process group id and the path of its log."""
+        ...
+
+    async def run_code(self, code: str, *, language: Language, timeout_s: float, on_output: OutputSink) -> CodeResult:
+        """Run code; Python keeps its state between calls."""
+        ...
+
+    def open_file(self, path: str) -> AbstractAsyncContextManager[FileReader]:
+        """Open a file for reading."""
+        ...
+
+    async def write_file(self, path: str, data: bytes) -> None:
+        """Write a whole file; parent directories are made; the old content stays if it fails."""
+        ...
+
+    async def listening_ports(self) -> frozenset[int] | None:
+        """Return the TCP ports that something listens on, or None when the runtime cannot tell."""
+        ...
+
+    def preview_url(self, port: int) -> str:
+        """Return the URL of a port, without any token."""
+        ...

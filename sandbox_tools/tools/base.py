@@ -1,0 +1,120 @@
+"""What a tool is: its name, its arguments, its hints, and the function that does it."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from sandbox_tools.runtime import OutputStream, Runtime
+
+
+class ToolArguments(BaseModel):
+    """Arguments of a tool: flat, closed, null means default (design: schemas that every provider accepts)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+
+class SandboxArguments(ToolArguments):
+    """Arguments that every tool which uses a sandbox has."""
+
+    sandbox_id: str | None = Field(None, description="Sandbox to use; omit for your default one.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolHints:
+    """MCP's hints about what a tool does. Hints, not guarantees."""
+
+    read_only: bool
+    destructive: bool
+    idempotent: bool
+    open_world: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Image:
+    """An image for the model.
+
+    Attributes:
+        data: Encoded image file.
+        mime_type: "image/png" or "image/jpeg".
+    """
+
+    data: bytes
+    mime_type: str
+
+
+class CollectedOutput(Protocol):
+    """Output of a process as it is collected: redacted, bounded, with head and tail."""
+
+    def feed(self, stream: OutputStream, data: bytes) -> None:
+        """Take a piece of output; an `OutputSink`."""
+        ...
+
+    def render(self) -> str:
+        """End the streams and return stdout and stderr as the model reads them; "" when there was no output."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Output:
+    """What a tool function returns; raw, the toolset redacts it."""
+
+    text: str
+    is_error: bool = False
+    images: tuple[Image, ...] = ()
+    structured: Mapping[str, str | int | bool | None] | None = None
+
+
+class ToolContext(Protocol):
+    """What a tool function works with during one call."""
+
+    @property
+    def runtime(self) -> Runtime: ...
+
+    def collect_output(self) -> CollectedOutput:
+        """Return a fresh collector for the output of one process."""
+        ...
+
+
+ArgumentsT = TypeVar("ArgumentsT", bound=ToolArguments)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tool(Generic[ArgumentsT]):
+    """One tool of the catalogue.
+
+    Attributes:
+        name: `[a-z_]{1,64}`; self-explanatory, because some clients show models the bare name.
+        title: For people.
+        description: For the model.
+        arguments: The model of its arguments.
+        run: Does it. Raises `ToolFailure` for what the model can put right, `SandboxToolsError` for the rest.
+    """
+
+    name: str
+    title: str
+    description: str
+    arguments: type[ArgumentsT]
+    hints: ToolHints
+    run: Callable[[ToolContext, ArgumentsT], Awaitable[Output]]
+
+    @property
+    def input_schema(self) -> dict[str, Any]:
+        """JSON Schema of the arguments: compact, the same for every framework."""
+        schema = self.arguments.model_json_schema()
+        properties = {name: _without_title(value) for name, value in schema.get("properties", {}).items()}
+        result: dict[str, Any] = {"type": "object", "properties": properties, "additionalProperties": False}
+        if required := schema.get("required"):
+            result["required"] = required
+        return result
+
+
+class ToolFailure(Exception):  # noqa: N818 - a value of the tool boundary, not an error of the package
+    """The tool could not do it. The message is for the model: what failed, why, what to do next."""
+
+
+def _without_title(schema: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in schema.items() if key != "title"}

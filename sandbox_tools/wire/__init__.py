@@ -1,0 +1,1 @@
+"""The SeaCloud wire format: bytes and JSON to values and back. No I/O; shared by `client/` and `local/`."""
