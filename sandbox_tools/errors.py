@@ -33,6 +33,7 @@ ErrorReason = Literal[
     "outside_allowed_directory",
     "no_space",
     "file_too_large",
+    "sandbox_not_found",
     "process_not_found",
     "process_not_finished",
     "command_not_found",

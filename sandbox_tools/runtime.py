@@ -120,10 +120,6 @@ class Runtime(Protocol):
         """Run a shell command to its end, or end it after `timeout_s`."""
         ...
 
-    async def start_background(self, command: str, *, cwd: str | None = None) -> tuple[int, str]:
-        """Start a shell command that outlives the call; return its process group id and the path of its log."""
-        ...
-
     async def run_code(self, code: str, *, language: Language, timeout_s: float, on_output: OutputSink) -> CodeResult:
         """Run code; Python keeps its state between calls."""
         ...

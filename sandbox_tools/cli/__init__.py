@@ -1,1 +1,8 @@
+"""The command `sandbox-tools`."""
 
+
+def main() -> None:
+    """Run the command; commands import what they need, so that each starts fast."""
+    from sandbox_tools.cli.app import app  # noqa: PLC0415 - typer is only loaded by the command itself
+
+    app()

@@ -1,0 +1,16 @@
+"""The catalogue of tools, one module a family."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from sandbox_tools.tools.base import Tool
+from sandbox_tools.tools.code import RUN_CODE
+from sandbox_tools.tools.command import EXEC
+from sandbox_tools.tools.files import READ_FILE, WRITE_FILE
+from sandbox_tools.tools.preview import GET_PREVIEW_URL
+
+CATALOGUE: Final[tuple[Tool[Any], ...]] = (RUN_CODE, EXEC, READ_FILE, WRITE_FILE, GET_PREVIEW_URL)
+"""Every tool, in the order in which clients list them."""
+
+__all__ = ["CATALOGUE"]

@@ -58,6 +58,28 @@ class CollectedOutput(Protocol):
         ...
 
 
+class CollectedPage(Protocol):
+    """Some lines of a text file as they are collected: redacted, bounded."""
+
+    @property
+    def lines(self) -> int:
+        """Lines seen so far."""
+        ...
+
+    def feed(self, data: bytes) -> bool:
+        """Take a piece of the file; True when no more is needed."""
+        ...
+
+    def render(self, *, size: int | None, at_end: bool) -> str | None:
+        """Return the lines and, when there is more, how to read on; None when the file ends before them.
+
+        Args:
+            size: Of the file in bytes, if known.
+            at_end: Whether the whole file was fed.
+        """
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Output:
     """What a tool function returns; raw, the toolset redacts it."""
@@ -76,6 +98,10 @@ class ToolContext(Protocol):
 
     def collect_output(self) -> CollectedOutput:
         """Return a fresh collector for the output of one process."""
+        ...
+
+    def collect_page(self, *, first: int, limit: int | None) -> CollectedPage:
+        """Return a fresh collector for lines of a file, from line `first` (counted from 1), at most `limit`."""
         ...
 
 

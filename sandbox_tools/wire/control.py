@@ -49,6 +49,7 @@ class SandboxInfo:
         state: Lower case: starting, running, paused, stopped, deleted.
         started_at: RFC 3339 UTC.
         end_at: RFC 3339 UTC; when its time to live ends.
+        isolation: Level of a local sandbox ("namespaces"); "" from a service that does not say.
     """
 
     sandbox_id: str
@@ -56,6 +57,7 @@ class SandboxInfo:
     state: str
     started_at: str = ""
     end_at: str = ""
+    isolation: str = ""
     metadata: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -126,12 +128,14 @@ def sandbox_from_json(message: object) -> SandboxInfo:
         raise WireError("a sandbox record has no sandboxID")
     state = _text(message, "state") or _text(message, "status")
     metadata = message.get("metadata")
+    isolation = message.get("isolation")
     return SandboxInfo(
         sandbox_id=sandbox_id,
         template_id=_text(message, "templateID"),
         state=state.lower(),
         started_at=_text(message, "startedAt"),
         end_at=_text(message, "endAt"),
+        isolation=_text(isolation, "level") if isinstance(isolation, dict) else "",
         metadata={k: v for k, v in metadata.items() if isinstance(v, str)} if isinstance(metadata, dict) else {},
     )
 

@@ -103,3 +103,18 @@ def parse_json_object(payload: bytes, *, what: str) -> dict[str, object]:
     if not isinstance(message, dict):
         raise WireError(f"{what} is not a JSON object")
     return message
+
+
+def parse_json_array(payload: bytes, *, what: str) -> list[object]:
+    """Return the JSON array in `payload`.
+
+    Raises:
+        WireError: It is not JSON, or not an array.
+    """
+    try:
+        message = json.loads(payload)
+    except (ValueError, RecursionError):
+        message = None
+    if not isinstance(message, list):
+        raise WireError(f"{what} is not a JSON array")
+    return message

@@ -46,6 +46,9 @@ STATUS_OF_CONNECT_CODE: Final[dict[str, int]] = {
 
 _PHRASES: Final[tuple[tuple[str, ErrorReason], ...]] = (
     ("isolation is not available", "isolation_unavailable"),
+    ("sandbox was not found", "sandbox_not_found"),
+    ("sandbox not found", "sandbox_not_found"),
+    ("sandbox has ended", "sandbox_not_found"),
     ("outside allowed directory", "outside_allowed_directory"),
     ("process not found", "process_not_found"),
     ("no such process", "process_not_found"),

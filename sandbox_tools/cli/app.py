@@ -1,0 +1,93 @@
+"""The commands, thin: each one calls the part of the package that does it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(
+    help="A computer of its own for an LLM agent: sandbox tools for MCP, LangChain and OpenAI.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+@app.command()
+def mcp() -> None:
+    """Serve the tools over MCP on stdin and stdout."""
+    from sandbox_tools.adapters.mcp.stdio import main  # noqa: PLC0415 - heavy, only for this command
+
+    main()
+
+
+@app.command()
+def local(
+    port: Annotated[int, typer.Option(help="Port on 127.0.0.1; 0 takes a free one.")] = 0,
+    api_key_file: Annotated[
+        Path | None, typer.Option(help="File with the API key to accept; default: SEACLOUD_API_KEY, else a new one.")
+    ] = None,
+    child: Annotated[
+        bool, typer.Option("--child", hidden=True, help="Read the key from stdin, and stop at its end.")
+    ] = False,
+) -> None:
+    """Run the local sandbox service and print its base URL."""
+    from sandbox_tools.cli.local import run_local  # noqa: PLC0415 - heavy, only for this command
+
+    run_local(port=port, api_key_file=api_key_file, child=child)
+
+
+@app.command()
+def call(
+    tool: Annotated[str, typer.Argument(help="Name of the tool, such as exec.")],
+    arguments: Annotated[str, typer.Argument(help='Its arguments as JSON, such as \'{"command": "ls"}\'.')] = "{}",
+) -> None:
+    """Call one tool in a new sandbox and print exactly the text that a model would read."""
+    from sandbox_tools.blocking import BlockingToolset  # noqa: PLC0415 - heavy, only for this command
+    from sandbox_tools.errors import SandboxToolsError  # noqa: PLC0415
+
+    parsed = _json_object(arguments)
+    try:
+        with BlockingToolset.open(on_notice=_say) as tools:
+            result = tools.call(tool, parsed)
+    except SandboxToolsError as exc:
+        _say(str(exc))
+        raise typer.Exit(2) from None
+    sys.stdout.buffer.write(result.text.encode("utf-8", "replace") + b"\n")
+    sys.stdout.flush()
+    raise typer.Exit(1 if result.is_error else 0)
+
+
+@app.command()
+def doctor() -> None:
+    """Say where tools would run, and whether this machine can isolate a local sandbox."""
+    from sandbox_tools.cli.doctor import run_doctor  # noqa: PLC0415 - heavy, only for this command
+
+    raise typer.Exit(run_doctor())
+
+
+@app.command()
+def demo() -> None:
+    """Show the whole main job: an MCP client, the tools, a real sandbox, and an attempt to steal its secrets."""
+    from sandbox_tools.cli.demo import run_demo  # noqa: PLC0415 - heavy, only for this command
+
+    raise typer.Exit(run_demo())
+
+
+def _json_object(text: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = None
+    if not isinstance(value, dict):
+        raise typer.BadParameter('The arguments must be one JSON object, such as \'{"command": "ls"}\'.')
+    return value
+
+
+def _say(text: str) -> None:
+    """stdout belongs to the result; everything else goes to stderr."""
+    print(f"sandbox-tools: {text}", file=sys.stderr)  # noqa: T201

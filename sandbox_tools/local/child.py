@@ -1,0 +1,79 @@
+"""Starts the local sandbox service as a child process, and stops it. Imports no server code."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Final
+
+import anyio
+import anyio.abc
+
+from sandbox_tools.errors import ConfigurationError
+from sandbox_tools.redaction import Registry, Secret
+from sandbox_tools.redaction.secret import reveal
+
+START_TIMEOUT_S: Final = 20.0
+STOP_TIMEOUT_S: Final = 2.0
+
+
+@asynccontextmanager
+async def local_service(registry: Registry) -> AsyncIterator[tuple[str, Secret]]:
+    """Run the service; give its base URL and API key.
+
+    The key goes through the child's standard input, not through argv or the environment, where others could read it.
+    The pipe stays open: when this process ends, however it ends, the child reads end-of-file and stops.
+
+    Raises:
+        ConfigurationError: It did not start.
+    """
+    api_key = registry.register("LOCAL_API_KEY", secrets.token_urlsafe(32))
+    process = await anyio.open_process(
+        [sys.executable, "-m", "sandbox_tools", "local", "--port", "0", "--child"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=None,
+        env=_child_environment(),
+        start_new_session=True,
+    )
+    try:
+        yield await _base_url(process, api_key), api_key
+    finally:
+        with anyio.CancelScope(shield=True):
+            await _stop(process)
+
+
+def _child_environment() -> dict[str, str]:
+    """The child needs no credential of the cloud."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("SEACLOUD_")}
+
+
+async def _base_url(process: anyio.abc.Process, api_key: Secret) -> str:
+    line = bytearray()
+    with anyio.move_on_after(START_TIMEOUT_S):
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            await process.stdin.send(reveal(api_key).encode() + b"\n")
+            while not line.endswith(b"\n"):
+                line += await process.stdout.receive(1024)
+        except (anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError):
+            line.clear()
+    if line.startswith(b"http://127.0.0.1:"):
+        return line.decode("ascii").strip()
+    raise ConfigurationError("The local sandbox service did not start. Run `sandbox-tools doctor` to see why.")
+
+
+async def _stop(process: anyio.abc.Process) -> None:
+    """End of input asks the service to delete its sandboxes and stop; what does not stop is killed."""
+    if process.stdin is not None:
+        await process.stdin.aclose()
+    with anyio.move_on_after(STOP_TIMEOUT_S):
+        await process.wait()
+    if process.returncode is None:
+        process.kill()
+    await process.aclose()

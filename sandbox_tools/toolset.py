@@ -1,0 +1,229 @@
+"""THE CHOKE POINT: look up -> validate -> run -> redact -> budget -> ToolResult.
+
+Every adapter calls tools through here and nowhere else. `Toolset.call` never raises for a failed tool: an exception
+would reach a framework with its `__context__`, past the redactor.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+from pydantic import ValidationError
+
+from sandbox_tools.collect import FilePage, ProcessOutput
+from sandbox_tools.errors import SandboxRequestError, SandboxToolsError
+from sandbox_tools.output import DEFAULT_MAX_CHARS, fit
+from sandbox_tools.redaction import Redactor, default_registry
+from sandbox_tools.runtime import Runtime
+from sandbox_tools.sandboxes import DEFAULT_TTL_S, Sandboxes, open_source
+from sandbox_tools.tools import CATALOGUE
+from sandbox_tools.tools.base import Image, Output, SandboxArguments, Tool, ToolArguments, ToolFailure
+
+_LOG: Final = logging.getLogger(__name__)
+
+INSTRUCTIONS: Final = (
+    "These tools use a sandbox: an isolated Linux computer of your own, created on the first call and kept until the "
+    "session ends. Work in /root/workspace. Files and background processes persist between calls; run_code also "
+    "keeps Python variables. Start servers with exec, background=true, then call get_preview_url. Long output is "
+    "shown with its middle left out: write it to a file and read the part that you need. Text of the form "
+    "[REDACTED:NAME] stands for a secret that is hidden from you."
+)
+"""What a model should know of all tools together; MCP clients show it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolResult:
+    """The outcome of one tool call: redacted, within the output budget.
+
+    Attributes:
+        text: What the model reads. Always there.
+        is_error: The tool failed. A non-zero exit code, or an exception in user code, is not a failure of the tool.
+        images: What the model sees, beside the text.
+        structured: A small, complete record where the tool has one (get_preview_url), else None.
+    """
+
+    text: str
+    is_error: bool = False
+    images: tuple[Image, ...] = ()
+    structured: Mapping[str, str | int | bool | None] | None = None
+
+
+class SandboxProvider(Protocol):
+    """Gives calls the sandbox that they use; `sandboxes.Sandboxes`, and a fake in `testing`."""
+
+    @property
+    def where(self) -> str: ...
+
+    async def get(self, sandbox_id: str | None) -> Runtime: ...
+
+    async def explain(self, runtime: Runtime, failure: SandboxRequestError) -> Exception: ...
+
+
+class Toolset:
+    """The tools of one principal, and the sandbox that they use. Open it with `Toolset.open`."""
+
+    def __init__(
+        self, sandboxes: SandboxProvider, redactor: Redactor, *, max_output_chars: int = DEFAULT_MAX_CHARS
+    ) -> None:
+        self._sandboxes = sandboxes
+        self._max_output_chars = max_output_chars
+        self._by_name = {tool.name: tool for tool in CATALOGUE}
+        self.redactor: Final = redactor
+
+    @classmethod
+    @asynccontextmanager
+    async def open(
+        cls,
+        *,
+        base_url: str | None = None,
+        api_key: str | None = None,
+        template: str | None = None,
+        ttl_s: int = DEFAULT_TTL_S,
+        max_output_chars: int = DEFAULT_MAX_CHARS,
+        on_notice: Callable[[str], None] | None = None,
+    ) -> AsyncIterator[Toolset]:
+        """Open a toolset; leaving it deletes the sandboxes that it created.
+
+        With an API key the sandboxes are SeaCloud's. Without one they run on this machine, isolated; that server is
+        started on the first tool call.
+
+        Args:
+            base_url: API root; default `SEACLOUD_BASE_URL`.
+            api_key: Default `SEACLOUD_API_KEY`.
+            template: What a sandbox is made from; default `code-interpreter`, the one that can run code.
+            ttl_s: Time to live of a sandbox, in seconds; extended while it is used.
+            max_output_chars: Characters of text in one result, at most.
+            on_notice: Told where the tools run; default: the log, at INFO.
+
+        Raises:
+            ConfigurationError: A setting is missing or cannot be used.
+        """
+        registry = default_registry()
+        source = open_source(base_url=base_url, api_key=api_key, registry=registry)
+        (on_notice or _LOG.info)(f"The tools run in {source.where}.")
+        async with Sandboxes.open(
+            source, template=template, ttl_s=ttl_s, on_notice=on_notice or _LOG.info
+        ) as sandboxes:
+            yield cls(sandboxes, Redactor(registry), max_output_chars=max_output_chars)
+
+    @property
+    def tools(self) -> tuple[Tool[Any], ...]:
+        """The catalogue, in the order in which to list it."""
+        return CATALOGUE
+
+    @property
+    def instructions(self) -> str:
+        """What a model should know of all tools together."""
+        return INSTRUCTIONS
+
+    @property
+    def where(self) -> str:
+        """Where the tools run, for people."""
+        return self._sandboxes.where
+
+    async def call(self, name: str, arguments: Mapping[str, object]) -> ToolResult:
+        """Run one tool. Never raises for a failed tool; cancelling it ends its work in the sandbox.
+
+        Args:
+            name: Of a tool in `tools`.
+            arguments: As a model sent them; null means default.
+        """
+        output = await self._output(name, arguments)
+        return self._finish(output)
+
+    async def _output(self, name: str, arguments: Mapping[str, object]) -> Output:
+        """Run the tool; what goes wrong becomes text for the model."""
+        try:
+            tool = self._by_name.get(name)
+            if tool is None:
+                return _failed(f"There is no such tool. The tools are: {', '.join(self._by_name)}.")
+            return await self._run(tool, _validated(tool, arguments))
+        except ToolFailure as exc:
+            return _failed(str(exc))
+        except SandboxRequestError as exc:
+            return _failed(_advice(exc))
+        except SandboxToolsError as exc:
+            return _failed(str(exc))
+        except Exception as exc:  # noqa: BLE001 - the boundary: whatever it is, its text stays here
+            _LOG.error("tool %s failed: %s", name if name in self._by_name else "?", type(exc).__name__)
+            return _failed(f"The tool failed for a reason of its own ({type(exc).__name__}). Try again.")
+
+    async def _run(self, tool: Tool[Any], arguments: ToolArguments) -> Output:
+        sandbox_id = arguments.sandbox_id if isinstance(arguments, SandboxArguments) else None
+        runtime = await self._sandboxes.get(sandbox_id)
+        failure: SandboxRequestError
+        try:
+            return await tool.run(_Context(runtime, self.redactor, self._max_output_chars), arguments)
+        except SandboxRequestError as exc:
+            failure = exc
+        raise await self._sandboxes.explain(runtime, failure)
+
+    def _finish(self, output: Output) -> ToolResult:
+        """Redact, then budget."""
+        text = self.redactor.text(output.text)
+        images = tuple(image for image in output.images if not self._holds_secret(image))
+        if len(images) < len(output.images):
+            text += "\n(An image was withheld: it contains a secret.)"
+        structured = self.redactor.walk(output.structured)
+        return ToolResult(
+            text=fit(text, self._max_output_chars),
+            is_error=output.is_error,
+            images=images,
+            structured=structured if isinstance(structured, dict) else None,
+        )
+
+    def _holds_secret(self, image: Image) -> bool:
+        return self.redactor.data(image.data) != image.data
+
+
+@dataclass(frozen=True, slots=True)
+class _Context:
+    """Implements `tools.base.ToolContext`."""
+
+    runtime: Runtime
+    redactor: Redactor
+    max_chars: int
+
+    def collect_output(self) -> ProcessOutput:
+        return ProcessOutput(self.redactor, self.max_chars)
+
+    def collect_page(self, *, first: int, limit: int | None) -> FilePage:
+        return FilePage(self.redactor, self.max_chars, first=first, limit=limit)
+
+
+def _validated(tool: Tool[Any], arguments: Mapping[str, object]) -> ToolArguments:
+    """Return the arguments; raises ToolFailure in words that echo no value."""
+    problems: list[str] = []
+    try:
+        validated: ToolArguments = tool.arguments.model_validate(dict(arguments))
+    except ValidationError as exc:
+        errors = exc.errors(include_url=False, include_context=False, include_input=False)
+        problems = [
+            _problem(str(error["loc"][0]) if error["loc"] else "", error["type"], error["msg"]) for error in errors
+        ]
+    else:
+        return validated
+    takes = ", ".join(tool.arguments.model_fields)
+    raise ToolFailure(f"Invalid arguments for {tool.name}: {'; '.join(problems)}. It takes: {takes}.")
+
+
+def _problem(argument: str, kind: str, message: str) -> str:
+    if kind == "extra_forbidden":
+        # The name is the model's own text: it is only repeated when it can be nothing but a name.
+        return f"unknown argument {argument}" if argument.isidentifier() and len(argument) <= 32 else "unknown argument"
+    if kind == "missing":
+        return f"{argument} is required"
+    return f"{argument}: {message[:1].lower()}{message[1:]}"
+
+
+def _advice(error: SandboxRequestError) -> str:
+    """Say what failed and what to do next."""
+    return f"{error} Call again; if it happens again, tell the user." if error.retryable else str(error)
+
+
+def _failed(text: str) -> Output:
+    return Output(text=text, is_error=True)
