@@ -5,16 +5,16 @@ from __future__ import annotations
 import base64
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
-from functools import partial
 from typing import Any, TypeAlias
 
 import anyio
 from langchain_core.tools import BaseTool, BaseToolkit, StructuredTool, ToolException
 from pydantic import PrivateAttr, ValidationError
+from pydantic.v1 import ValidationError as ValidationErrorV1
 from typing_extensions import Self
 
 from sandbox_tools.blocking import BlockingToolset
-from sandbox_tools.tools.base import Image, Tool
+from sandbox_tools.tools.base import Image, Tool, explain_arguments
 from sandbox_tools.toolset import ToolResult, Toolset
 
 Content: TypeAlias = str | list[dict[str, str]]
@@ -95,6 +95,10 @@ def _structured_tool(toolset: BlockingToolset | Toolset, tool: Tool[Any], images
     async def run_async(**arguments: Any) -> tuple[Content, Artifact]:
         return _content_and_artifact(await call_async(tool.name, arguments), images=images)
 
+    def explain(error: ValidationError | ValidationErrorV1) -> str:
+        assert isinstance(error, ValidationError)
+        return toolset.redactor.text(explain_arguments(tool, error))
+
     return StructuredTool(
         name=prefix + tool.name,
         description=tool.description,
@@ -103,7 +107,7 @@ def _structured_tool(toolset: BlockingToolset | Toolset, tool: Tool[Any], images
         coroutine=run_async,
         response_format="content_and_artifact",
         handle_tool_error=True,  # the text of the exception, which is the result's
-        handle_validation_error=partial(_arguments_text, tool),
+        handle_validation_error=explain,
     )
 
 
@@ -118,8 +122,3 @@ def _content_and_artifact(result: ToolResult, *, images: bool) -> tuple[Content,
 
 def _image_block(image: Image) -> dict[str, str]:
     return {"type": "image", "base64": base64.b64encode(image.data).decode(), "mime_type": image.mime_type}
-
-
-def _arguments_text(tool: Tool[Any], error: object) -> str:
-    assert isinstance(error, ValidationError)
-    return str(error)

@@ -18,14 +18,16 @@ from mcp.shared.message import SessionMessage
 
 from sandbox_tools.adapters.mcp.guard import RedactedWriteStream
 from sandbox_tools.adapters.mcp.server import create_server
+from sandbox_tools.errors import SandboxToolsError
 from sandbox_tools.redaction import RedactingFormatter
 from sandbox_tools.toolset import Toolset
 
-CLOSE_S: Final = 1.5
-"""Longest clean-up. Clients close stdin, wait 2 s and then kill (mcp/client/stdio.py)."""
-
 EXIT_S: Final = 1.9
-"""From the first reason to stop to the end of the process, whatever hangs."""
+"""From the first reason to stop to the end of the process, in seconds, whatever hangs.
+
+Clients close stdin, wait 2 s and then kill (mcp/client/stdio.py). What is left to delete then ends by its own means:
+the local service ends with this process, and a sandbox in the cloud at the end of its time to live.
+"""
 
 PARENT_POLL_S: Final = 0.25
 """How often to look whether the parent lives: a dead client's pipe may be held open by another process."""
@@ -39,25 +41,23 @@ Inbound: TypeAlias = SessionMessage | Exception
 async def serve_stdio(open_toolset: Callable[[], AbstractAsyncContextManager[Toolset]]) -> None:
     """Serve MCP until the client closes stdin, a signal asks to stop, or the parent dies.
 
-    Running calls are cancelled and the sandboxes that the toolset owns are deleted first, within `CLOSE_S`. It
-    returns only when stdin has ended. After any other reason a thread still blocks on stdin and cannot be joined,
-    so the process ends here.
-
-    Raises:
-        SandboxToolsError: The toolset cannot be opened; nothing was read from stdin yet.
+    Running calls are cancelled and the toolset is closed first, which deletes the sandboxes that it owns. It returns
+    only when stdin has ended. After any other reason a thread still blocks on stdin and cannot be joined, so the
+    process ends here; with status 1 when the toolset could not be opened.
     """
-    async with open_toolset() as toolset:
-        _log_to_stderr(toolset)
-        _logger.info("tools run in %s", toolset.where)
-        async with stdio_server() as (read, write):
-            stdin_ended = False
-            try:
+    async with stdio_server() as (read, write):
+        stdin_ended, status = False, 1
+        try:
+            async with open_toolset() as toolset:
+                _log_to_stderr(toolset)
+                _logger.info("the tools run in %s", toolset.where)
                 stdin_ended = await _serve(toolset, read, RedactedWriteStream(write, toolset.redactor))
-            finally:
-                with anyio.move_on_after(CLOSE_S, shield=True):
-                    await toolset.aclose()
-                if not stdin_ended:
-                    os._exit(0)
+            status = 0
+        except SandboxToolsError as exc:
+            sys.stderr.write(f"sandbox-tools: {exc}\n")
+        finally:
+            if not stdin_ended:
+                os._exit(status)
 
 
 def main() -> None:
