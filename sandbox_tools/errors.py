@@ -2,7 +2,9 @@
 
 * SandboxToolsError
   x ConfigurationError            - a setting is missing or cannot be used
+  x WeakSecretError               - a value cannot be registered as a secret
   x IsolationUnavailableError     - this machine cannot isolate a local sandbox; says what to do
+  x ToolError                     - a tool could not do what it was asked; the message is for the model
   x SandboxRequestError           - a request to the control plane or to a sandbox failed
     + SandboxUnreachableError     - no connection; nothing was sent, or nobody knows how much
     + SandboxTimeoutError         - no answer in time; the work may have been done
@@ -52,6 +54,20 @@ class ConfigurationError(SandboxToolsError):
     """A setting is missing or cannot be used. The message says which, and what to set."""
 
 
+class WeakSecretError(SandboxToolsError):
+    """A value cannot be registered as a secret: redacting it would damage ordinary text, or not protect it.
+
+    Attributes:
+        name: What the secret was to be called. The value is neither here nor in the message.
+        problem: What is wrong with the value ("has fewer than 8 characters").
+    """
+
+    def __init__(self, name: str, problem: str) -> None:
+        self.name: Final = name
+        self.problem: Final = problem
+        super().__init__(f"The value of {name} cannot be registered as a secret: it {problem}.")
+
+
 class IsolationUnavailableError(SandboxToolsError):
     """This machine cannot isolate a local sandbox, so none is started.
 
@@ -64,6 +80,10 @@ class IsolationUnavailableError(SandboxToolsError):
         self.reason: Final = reason
         self.remedy: Final = remedy
         super().__init__(f"{reason} {remedy}")
+
+
+class ToolError(SandboxToolsError):
+    """A tool could not do what it was asked. The message is for the model: what failed, why, what to do next."""
 
 
 class SandboxRequestError(SandboxToolsError):

@@ -22,11 +22,11 @@ from sandbox_tools.errors import (
     SandboxResponseError,
     SandboxToolsError,
     SandboxUnreachableError,
+    ToolError,
 )
 from sandbox_tools.local.child import local_service
 from sandbox_tools.redaction import Registry, Secret
 from sandbox_tools.runtime import Runtime
-from sandbox_tools.tools.base import ToolFailure
 from sandbox_tools.wire.control import MAX_TTL_S, NewSandbox, normalize_base_url
 from sandbox_tools.wire.envelope import WireError
 
@@ -164,7 +164,7 @@ class Sandboxes:
         """Return the runtime of a sandbox: the default one, created when there is none, or the one with this id.
 
         Raises:
-            ToolFailure: There is no such sandbox; the message says what to do.
+            ToolError: There is no such sandbox; the message says what to do.
             SandboxToolsError: It could not be created or reached.
         """
         wanted = self._default_id if sandbox_id is None else sandbox_id
@@ -184,7 +184,7 @@ class Sandboxes:
             await held.runtime.aclose()
         if self._default_id == sandbox_id:
             self._default_id = None
-        return ToolFailure(
+        return ToolError(
             f"The sandbox {sandbox_id} has ended; its files and processes are gone. The next call without "
             "sandbox_id gets a new, empty sandbox: write the files again that you need."
         )
@@ -288,9 +288,9 @@ def _may_be_gone(failure: SandboxRequestError) -> bool:
     return isinstance(failure, SandboxUnreachableError)
 
 
-def _unknown(held: dict[str, _Held]) -> ToolFailure:
+def _unknown(held: dict[str, _Held]) -> ToolError:
     known = f" Your sandboxes: {', '.join(held)}." if held else ""
-    return ToolFailure(f"There is no sandbox with this id. Leave sandbox_id out to use your default one.{known}")
+    return ToolError(f"There is no sandbox with this id. Leave sandbox_id out to use your default one.{known}")
 
 
 def _isolation_text(isolation: str) -> str:

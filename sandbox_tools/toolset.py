@@ -15,13 +15,13 @@ from typing import Any, Final, Protocol
 from pydantic import ValidationError
 
 from sandbox_tools.collect import FilePage, ProcessOutput
-from sandbox_tools.errors import SandboxRequestError, SandboxToolsError
+from sandbox_tools.errors import SandboxRequestError, SandboxToolsError, ToolError
 from sandbox_tools.output import DEFAULT_MAX_CHARS, fit
 from sandbox_tools.redaction import Redactor, default_registry
 from sandbox_tools.runtime import Runtime
 from sandbox_tools.sandboxes import DEFAULT_TTL_S, Sandboxes, open_source
 from sandbox_tools.tools import CATALOGUE
-from sandbox_tools.tools.base import Image, Output, SandboxArguments, Tool, ToolArguments, ToolFailure
+from sandbox_tools.tools.base import Image, Output, SandboxArguments, Tool, ToolArguments
 
 _LOG: Final = logging.getLogger(__name__)
 
@@ -142,7 +142,7 @@ class Toolset:
             if tool is None:
                 return _failed(f"There is no such tool. The tools are: {', '.join(self._by_name)}.")
             return await self._run(tool, _validated(tool, arguments))
-        except ToolFailure as exc:
+        except ToolError as exc:
             return _failed(str(exc))
         except SandboxRequestError as exc:
             return _failed(_advice(exc))
@@ -196,7 +196,7 @@ class _Context:
 
 
 def _validated(tool: Tool[Any], arguments: Mapping[str, object]) -> ToolArguments:
-    """Return the arguments; raises ToolFailure in words that echo no value."""
+    """Return the arguments; raises ToolError in words that echo no value."""
     problems: list[str] = []
     try:
         validated: ToolArguments = tool.arguments.model_validate(dict(arguments))
@@ -208,7 +208,7 @@ def _validated(tool: Tool[Any], arguments: Mapping[str, object]) -> ToolArgument
     else:
         return validated
     takes = ", ".join(tool.arguments.model_fields)
-    raise ToolFailure(f"Invalid arguments for {tool.name}: {'; '.join(problems)}. It takes: {takes}.")
+    raise ToolError(f"Invalid arguments for {tool.name}: {'; '.join(problems)}. It takes: {takes}.")
 
 
 def _problem(argument: str, kind: str, message: str) -> str:

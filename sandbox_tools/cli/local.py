@@ -18,11 +18,12 @@ from sandbox_tools.local.server import serve
 
 def run_local(*, port: int, api_key_file: Path | None, child: bool) -> None:
     """Serve until SIGTERM, SIGINT or, as a child, the end of stdin."""
-    if child:
-        api_key = sys.stdin.buffer.readline(1024).decode("ascii", "replace").strip()
-    else:
-        api_key = _api_key(api_key_file)
+    api_key = _key_from_parent() if child else _api_key(api_key_file)
     anyio.run(_serve, port, api_key, child)
+
+
+def _key_from_parent() -> str:
+    return sys.stdin.buffer.readline(1024).decode("ascii", "replace").strip()
 
 
 def _api_key(api_key_file: Path | None) -> str:
@@ -31,11 +32,19 @@ def _api_key(api_key_file: Path | None) -> str:
         if not key:
             raise typer.BadParameter(f"{api_key_file} is empty.", param_hint="--api-key-file")
         return key
-    if key := os.environ.get("SEACLOUD_API_KEY", "").strip():
-        return key
+    return os.environ.get("SEACLOUD_API_KEY", "").strip() or _new_key()
+
+
+def _new_key() -> str:
+    """Make a key and leave it in a file that only this user can read; a terminal may be recorded."""
+    state = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state") / "sandbox-tools"
+    state.mkdir(mode=0o700, parents=True, exist_ok=True)
+    file = state / "api-key"
+    file.unlink(missing_ok=True)
     key = secrets.token_urlsafe(32)
-    # The one place that shows a key: to the person at the terminal, who has no other way to get it.
-    print(f"export SEACLOUD_API_KEY={key}", file=sys.stderr)  # noqa: T201
+    with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as out:
+        out.write(key)
+    print(f'The API key is in {file}: export SEACLOUD_API_KEY="$(cat {file})"', file=sys.stderr)  # noqa: T201
     return key
 
 

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from sandbox_tools.runtime import OutputStream, Runtime
 
@@ -117,7 +117,7 @@ class Tool(Generic[ArgumentsT]):
         title: For people.
         description: For the model.
         arguments: The model of its arguments.
-        run: Does it. Raises `ToolFailure` for what the model can put right, `SandboxToolsError` for the rest.
+        run: Does it. Raises `ToolError` for what the model can put right, `SandboxToolsError` for the rest.
     """
 
     name: str
@@ -136,28 +136,6 @@ class Tool(Generic[ArgumentsT]):
         if required := schema.get("required"):
             result["required"] = required
         return result
-
-
-class ToolFailure(Exception):  # noqa: N818 - a value of the tool boundary, not an error of the package
-    """The tool could not do it. The message is for the model: what failed, why, what to do next."""
-
-
-def explain_arguments(tool: Tool[Any], error: ValidationError) -> str:
-    """Say to the model what is wrong with the arguments of a call, in words that echo no value."""
-    errors = error.errors(include_url=False, include_context=False, include_input=False)
-    problems = "; ".join(
-        _problem(str(each["loc"][0]) if each["loc"] else "", each["type"], each["msg"]) for each in errors
-    )
-    return f"Invalid arguments for {tool.name}: {problems}. It takes: {', '.join(tool.arguments.model_fields)}."
-
-
-def _problem(argument: str, kind: str, message: str) -> str:
-    if kind == "extra_forbidden":
-        # The name is the model's own text: it is only repeated when it can be nothing but a name.
-        return f"unknown argument {argument}" if argument.isidentifier() and len(argument) <= 32 else "unknown argument"
-    if kind == "missing":
-        return f"{argument} is required"
-    return f"{argument}: {message[:1].lower()}{message[1:]}"
 
 
 def _without_title(schema: dict[str, Any]) -> dict[str, Any]:

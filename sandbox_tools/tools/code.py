@@ -6,9 +6,9 @@ from typing import Final, Literal
 
 from pydantic import Field
 
-from sandbox_tools.errors import SandboxResponseError
+from sandbox_tools.errors import SandboxResponseError, ToolError
 from sandbox_tools.runtime import CodeResult, ExecResult, RichResult
-from sandbox_tools.tools.base import Image, Output, SandboxArguments, Tool, ToolContext, ToolFailure, ToolHints
+from sandbox_tools.tools.base import Image, Output, SandboxArguments, Tool, ToolContext, ToolHints
 from sandbox_tools.tools.command import (
     DEFAULT_TIMEOUT_S,
     MAX_TIMEOUT_S,
@@ -38,7 +38,7 @@ async def run_run_code(context: ToolContext, args: RunCodeArguments) -> Output:
     timeout_s = checked_timeout(args.timeout_s)
     language = args.language or "python"
     if language != "python" and len(code.encode("utf-8", "surrogatepass")) > MAX_ONE_SHOT_BYTES:
-        raise ToolFailure(f"{language} code is too long for one call. Write it with write_file, then run it with exec.")
+        raise ToolError(f"{language} code is too long for one call. Write it with write_file, then run it with exec.")
     output = context.collect_output()
     problem: SandboxResponseError | None = None
     try:
@@ -56,10 +56,10 @@ async def run_run_code(context: ToolContext, args: RunCodeArguments) -> Output:
     return Output(text=_describe(result, printed, timeout_s), images=_images(result.results))
 
 
-def _not_available(language: str) -> ToolFailure:
+def _not_available(language: str) -> ToolError:
     program = {"python": "python3", "javascript": "node"}.get(language, language)
     others = ", ".join(name for name in ("python", "bash", "javascript") if name != language)
-    return ToolFailure(
+    return ToolError(
         f"This sandbox has no {program}, so it cannot run {language} code. Use another language ({others}), "
         "or see what is installed with exec."
     )

@@ -7,9 +7,9 @@ from typing import Final
 
 from pydantic import Field
 
-from sandbox_tools.errors import SandboxResponseError
+from sandbox_tools.errors import SandboxResponseError, ToolError
 from sandbox_tools.runtime import ExecResult
-from sandbox_tools.tools.base import Output, SandboxArguments, Tool, ToolContext, ToolFailure, ToolHints
+from sandbox_tools.tools.base import Output, SandboxArguments, Tool, ToolContext, ToolHints
 
 DEFAULT_TIMEOUT_S: Final = 45
 """Below the 60 s after which many MCP clients give up on a call."""
@@ -43,20 +43,20 @@ class ExecArguments(SandboxArguments):
 
 
 def checked_timeout(timeout_s: int | None) -> int:
-    """Return the timeout to use, in seconds; raises ToolFailure when it is out of range."""
+    """Return the timeout to use, in seconds; raises ToolError when it is out of range."""
     if timeout_s is None:
         return DEFAULT_TIMEOUT_S
     if not 1 <= timeout_s <= MAX_TIMEOUT_S:
-        raise ToolFailure(f"timeout_s must be from 1 to {MAX_TIMEOUT_S}. Start longer work with exec, background=true.")
+        raise ToolError(f"timeout_s must be from 1 to {MAX_TIMEOUT_S}. Start longer work with exec, background=true.")
     return timeout_s
 
 
 def checked_text(name: str, value: str, hint: str) -> str:
-    """Return `value`; raises ToolFailure when it is blank or holds a NUL, which no program can be given."""
+    """Return `value`; raises ToolError when it is blank or holds a NUL, which no program can be given."""
     if not value.strip():
-        raise ToolFailure(f"{name} is empty. {hint}")
+        raise ToolError(f"{name} is empty. {hint}")
     if "\0" in value:
-        raise ToolFailure(f"{name} must not contain a NUL character. Remove it and call again.")
+        raise ToolError(f"{name} must not contain a NUL character. Remove it and call again.")
     return value
 
 
@@ -74,9 +74,7 @@ async def run_exec(context: ToolContext, args: ExecArguments) -> Output:
     else:
         return Output(text=f"{describe_end(result, timeout_s)}\n{output.render() or '(no output)'}")
     if problem.reason in ("path_not_found", "not_a_directory"):
-        raise ToolFailure(
-            f"The working directory {cwd} does not exist. Create it with: mkdir -p {shlex.quote(str(cwd))}"
-        )
+        raise ToolError(f"The working directory {cwd} does not exist. Create it with: mkdir -p {shlex.quote(str(cwd))}")
     raise problem
 
 

@@ -7,7 +7,7 @@ from typing import Final
 
 from pydantic import Field
 
-from sandbox_tools.errors import ErrorReason, SandboxResponseError
+from sandbox_tools.errors import ErrorReason, SandboxResponseError, ToolError
 from sandbox_tools.tools.base import (
     CollectedPage,
     Image,
@@ -15,7 +15,6 @@ from sandbox_tools.tools.base import (
     SandboxArguments,
     Tool,
     ToolContext,
-    ToolFailure,
     ToolHints,
 )
 from sandbox_tools.tools.command import checked_text
@@ -46,7 +45,7 @@ class WriteFileArguments(SandboxArguments):
 async def run_read_file(context: ToolContext, args: ReadFileArguments) -> Output:
     path = _checked_path(args.path)
     if (args.offset is not None and args.offset < 1) or (args.limit is not None and args.limit < 1):
-        raise ToolFailure("offset and limit count lines from 1. Leave them out to read from the start.")
+        raise ToolError("offset and limit count lines from 1. Leave them out to read from the start.")
     problem: SandboxResponseError | None = None
     try:
         return await _read(context, path, args)
@@ -63,7 +62,7 @@ async def run_write_file(context: ToolContext, args: WriteFileArguments) -> Outp
     except UnicodeEncodeError:
         data = None  # raised below: this exception holds the content
     if data is None:
-        raise ToolFailure("content is not valid Unicode text (it has half of a surrogate pair). Write bytes with exec.")
+        raise ToolError("content is not valid Unicode text (it has half of a surrogate pair). Write bytes with exec.")
     problem: SandboxResponseError | None = None
     try:
         await context.runtime.write_file(path, data)
@@ -85,7 +84,7 @@ async def _read(context: ToolContext, path: str, args: ReadFileArguments) -> Out
         if image_type is not None:
             return await _read_image(content, path, image_type, reader.size)
         if b"\0" in head[:_SNIFF_BYTES]:
-            raise ToolFailure(
+            raise ToolError(
                 f"{path} is a binary file{_size_text(reader.size)}. Look at it with exec, e.g. `file` or `xxd | head`, "
                 "or read it with Python in run_code."
             )
@@ -101,7 +100,7 @@ async def _read_page(content: AsyncIterator[bytes], page: CollectedPage, path: s
             break
     text = page.render(size=size, at_end=at_end)
     if text is None:
-        raise ToolFailure(f"{path} has only {page.lines:,} lines. Read it with a smaller offset.")
+        raise ToolError(f"{path} has only {page.lines:,} lines. Read it with a smaller offset.")
     return Output(text=text)
 
 
@@ -110,7 +109,7 @@ async def _read_image(content: AsyncIterator[bytes], path: str, mime_type: str, 
     async for chunk in content:
         data += chunk
         if len(data) > MAX_IMAGE_BYTES:
-            raise ToolFailure(
+            raise ToolError(
                 f"{path} is an image{_size_text(size)} of more than {MAX_IMAGE_BYTES:,} bytes, too large to show. "
                 "Make a smaller copy with run_code, then read that."
             )
@@ -145,7 +144,7 @@ _EXPLANATIONS: Final[dict[ErrorReason, str]] = {
 
 def _explained(problem: SandboxResponseError, path: str) -> Exception:
     text = _EXPLANATIONS.get(problem.reason) if problem.reason else None
-    return ToolFailure(text.format(path=path)) if text else problem
+    return ToolError(text.format(path=path)) if text else problem
 
 
 READ_FILE: Final = Tool(

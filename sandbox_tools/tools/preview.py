@@ -7,9 +7,11 @@ from typing import Final
 import anyio
 from pydantic import Field
 
+from sandbox_tools.errors import ToolError
 from sandbox_tools.runtime import Runtime
-from sandbox_tools.tools.base import Output, SandboxArguments, Tool, ToolContext, ToolFailure, ToolHints
-from sandbox_tools.wire.preview import MAX_PORT, MIN_PORT
+from sandbox_tools.tools.base import Output, SandboxArguments, Tool, ToolContext, ToolHints
+
+_MAX_PORT: Final = 65535
 
 _PAUSES_S: Final = (0.1, 0.2, 0.4, 0.8, 1.5)
 """A server that was just started needs a moment until it listens."""
@@ -20,12 +22,12 @@ class PreviewArguments(SandboxArguments):
 
 
 async def run_get_preview_url(context: ToolContext, args: PreviewArguments) -> Output:
-    if not MIN_PORT <= args.port <= MAX_PORT:
-        raise ToolFailure(f"{args.port} is not a port. Give a whole number from {MIN_PORT} to {MAX_PORT}.")
+    if not 1 <= args.port <= _MAX_PORT:
+        raise ToolError(f"{args.port} is not a port. Give a whole number from 1 to {_MAX_PORT}.")
     ports = await _wait_for_port(context.runtime, args.port)
     if ports is not None and args.port not in ports:
         found = ", ".join(map(str, sorted(ports)[:20])) or "none"
-        raise ToolFailure(
+        raise ToolError(
             f"Nothing listens on port {args.port} (listening ports: {found}). Start the server with exec, "
             "background=true, bind it to 0.0.0.0, read its log if it does not come up, then call again."
         )
