@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from sandbox_tools.output import OutputWindow, TextDecoder
+from sandbox_tools.output import MIN_MAX_CHARS, OutputWindow, TextDecoder
 from sandbox_tools.redaction import Redactor
 from sandbox_tools.runtime import OutputStream
 
@@ -39,7 +39,7 @@ class ProcessOutput:
         parts = []
         for stream, budget in zip(_STREAMS, self._budgets(), strict=True):
             if self._windows[stream].total_chars:
-                text = self._windows[stream].render(budget)
+                text = self._windows[stream].render(max(budget, MIN_MAX_CHARS))
                 parts.append(f"--- {stream} ---\n{text}" + ("" if text.endswith("\n") else "\n"))
         if any(text.undecodable for text in self._texts.values()):
             parts.append("(Some of the output is not UTF-8; those bytes are shown as \N{REPLACEMENT CHARACTER}.)")
@@ -86,7 +86,7 @@ class FilePage:
             text = self._cut(text)
         if self._text.undecodable:
             notes.append("(Some of the file is not UTF-8; those bytes are shown as \N{REPLACEMENT CHARACTER}.)")
-        return text if not notes else text.rstrip("\n") + "\n" + "\n".join(notes)
+        return text if not notes else text + ("" if text.endswith("\n") else "\n") + "\n".join(notes)
 
     def _take(self, text: str) -> bool:
         """Take the wanted lines of `text`; True when there is more than the page holds."""
@@ -129,7 +129,7 @@ class _RedactedText:
 
     @property
     def undecodable(self) -> bool:
-        return self._decode.undecodable > 0
+        return self._decode.replaced > 0
 
     def feed(self, data: bytes) -> str:
         return self._decode.feed(self._redact.feed(data))

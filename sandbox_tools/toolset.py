@@ -15,7 +15,7 @@ from typing import Any, Final, Protocol
 from pydantic import ValidationError
 
 from sandbox_tools.collect import FilePage, ProcessOutput
-from sandbox_tools.errors import SandboxRequestError, SandboxToolsError, ToolError
+from sandbox_tools.errors import ConfigurationError, SandboxRequestError, SandboxToolsError, ToolError
 from sandbox_tools.output import DEFAULT_MAX_CHARS, fit
 from sandbox_tools.redaction import Redactor, default_registry
 from sandbox_tools.runtime import Runtime
@@ -24,6 +24,9 @@ from sandbox_tools.tools import CATALOGUE
 from sandbox_tools.tools.base import Image, Output, SandboxArguments, Tool, ToolArguments
 
 _LOG: Final = logging.getLogger(__name__)
+
+MIN_OUTPUT_CHARS: Final = 1_000
+"""Room for what every result must say, whatever was left out of it."""
 
 INSTRUCTIONS: Final = (
     "These tools use a sandbox: an isolated Linux computer of your own, created on the first call and kept until the "
@@ -102,6 +105,8 @@ class Toolset:
         Raises:
             ConfigurationError: A setting is missing or cannot be used.
         """
+        if max_output_chars < MIN_OUTPUT_CHARS:
+            raise ConfigurationError(f"max_output_chars must be at least {MIN_OUTPUT_CHARS}.")
         registry = default_registry()
         source = open_source(base_url=base_url, api_key=api_key, registry=registry)
         (on_notice or _LOG.info)(f"The tools run in {source.where}.")

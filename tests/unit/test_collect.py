@@ -1,0 +1,152 @@
+"""Output on its way to the model: redacted before it is cut, whatever the pieces."""
+
+from __future__ import annotations
+
+import secrets
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sandbox_tools.collect import FilePage, ProcessOutput
+from sandbox_tools.redaction import Redactor, Registry
+
+
+def pieces_of(data: bytes, sizes: list[int]) -> list[bytes]:
+    pieces = []
+    for size in sizes:
+        pieces.append(data[:size])
+        data = data[size:]
+    return [*pieces, data]
+
+
+def redactor(**named: str) -> Redactor:
+    registry = Registry()
+    for name, value in named.items():
+        registry.register(name, value)
+    return Redactor(registry)
+
+
+def test_no_output_is_an_empty_text() -> None:
+    assert ProcessOutput(redactor(), 1000).render() == ""
+
+
+def test_each_stream_has_its_heading_and_stderr_comes_last() -> None:
+    output = ProcessOutput(redactor(), 1000)
+    output.feed("stderr", b"e")
+    output.feed("stdout", b"o\n")
+    assert output.render() == "--- stdout ---\no\n--- stderr ---\ne"
+
+
+@pytest.mark.parametrize(
+    ("out", "err"), [(5_000_000, 0), (0, 5_000_000), (5_000_000, 5_000_000), (5_000_000, 10), (10, 5_000_000)]
+)
+def test_both_streams_together_stay_within_the_budget_and_a_short_one_is_whole(out: int, err: int) -> None:
+    output = ProcessOutput(redactor(), 20_000)
+    for _ in range(10):
+        output.feed("stdout", b"o" * (out // 10))
+        output.feed("stderr", b"e" * (err // 10))
+    text = output.render()
+    assert len(text) <= 20_000
+    assert len(text) >= min(19_000, out + err)
+    if 0 < out <= 10:
+        assert "--- stdout ---\n" in text
+    assert text.count("omitted") == (out > 20_000) + (err > 20_000)
+
+
+def test_bytes_that_are_not_utf8_are_shown_and_said() -> None:
+    output = ProcessOutput(redactor(), 1000)
+    output.feed("stdout", b"a\xff\xfeb")
+    assert output.render() == (
+        "--- stdout ---\na\ufffd\ufffdb\n(Some of the output is not UTF-8; those bytes are shown as \ufffd.)"
+    )
+
+
+@given(st.integers(0, 120), st.lists(st.integers(0, 30), max_size=20))
+def test_a_secret_in_any_pieces_near_any_cut_is_redacted(before: int, sizes: list[int]) -> None:
+    secret = secrets.token_urlsafe(32)
+    output = ProcessOutput(redactor(TOKEN=secret), 1000)
+    for piece in pieces_of(b"x" * (300 + before) + secret.encode() + b"y" * 2000, sizes):
+        output.feed("stdout", piece)
+    text = output.render()
+    assert not any(secret[i : i + 8] in text for i in range(len(secret) - 8))
+
+
+def page_of(
+    data: bytes, first: int = 1, limit: int | None = None, max_chars: int = 1000, sizes: list[int] | None = None
+) -> str | None:
+    page = FilePage(redactor(), max_chars, first=first, limit=limit)
+    for piece in pieces_of(data, sizes or []):
+        if page.feed(piece):
+            return page.render(size=len(data), at_end=False)
+    return page.render(size=len(data), at_end=True)
+
+
+@pytest.mark.parametrize(
+    ("data", "first", "limit", "text"),
+    [
+        (b"", 1, None, "(empty file)"),
+        (b"a\nb\n", 1, None, "a\nb\n"),
+        (b"a\nb", 1, None, "a\nb"),
+        (b"a\nb\nc\n", 2, None, "b\nc\n"),
+        (b"a\nb\nc\n", 1, 3, "a\nb\nc\n"),
+        (b"a\nb\nc", 3, 5, "c"),
+        (b"a\r\nb\x0cc\n", 1, 1, "a\r\n[... lines 1 to 1 of a file of 7 bytes are shown; read on with offset=2 ...]"),
+        (b"a\nb\nc\n", 2, 1, "b\n[... lines 2 to 2 of a file of 6 bytes are shown; read on with offset=3 ...]"),
+        (b"a\nb\n", 3, None, None),
+        (b"", 2, None, None),
+    ],
+)
+def test_pages_of_lines(data: bytes, first: int, limit: int | None, text: str | None) -> None:
+    assert page_of(data, first, limit) == text
+
+
+def test_a_file_over_the_budget_is_shown_by_whole_lines_with_the_offset_to_read_on() -> None:
+    data = b"".join(b"line %04d\n" % number for number in range(1, 5001))
+    text = page_of(data)
+    assert text is not None
+    assert len(text) <= 1000
+    assert text.startswith("line 0001\nline 0002\n")
+    shown = text.count("line ")
+    assert text.endswith(
+        f"[... lines 1 to {shown} of a file of 50,000 bytes are shown; read on with offset={shown + 1} ...]"
+    )
+    assert page_of(data, first=shown + 1).startswith(f"line {shown + 1:04d}\n")  # type: ignore[union-attr]
+
+
+def test_a_line_over_the_budget_is_cut_and_said() -> None:
+    text = page_of(b"x" * 100_000)
+    assert text is not None
+    assert len(text) <= 1000
+    assert "line 1 of a file of 100,000 bytes is too long to show whole" in text
+
+
+def test_a_page_says_how_many_lines_it_saw() -> None:
+    page = FilePage(redactor(), 1000, first=9, limit=None)
+    page.feed(b"a\nb\nc")
+    assert page.render(size=5, at_end=True) is None
+    assert page.lines == 3
+
+
+@given(
+    st.lists(st.sampled_from(["", "a", "bb", "ccc"]), max_size=30).map("\n".join),
+    st.integers(1, 8),
+    st.none() | st.integers(1, 8),
+    st.lists(st.integers(0, 7), max_size=30),
+)
+def test_any_pieces_give_the_same_page(text: str, first: int, limit: int | None, sizes: list[int]) -> None:
+    assert page_of(text.encode(), first, limit, sizes=sizes) == page_of(text.encode(), first, limit)
+
+
+@given(st.lists(st.text("ab", max_size=3), max_size=20), st.integers(1, 6))
+def test_reading_on_gives_every_line_once(lines: list[str], limit: int) -> None:
+    data = "".join(f"{line}\n" for line in lines).encode()
+    shown: list[str] = []
+    first = 1
+    while (text := page_of(data, first, limit)) is not None and text != "(empty file)":
+        body, _, notice = text.partition("[... ")
+        shown += body.split("\n")[:-1]
+        if not notice:
+            break
+        first = int(notice.rsplit("offset=", 1)[1].split(" ")[0])
+    assert shown == lines
