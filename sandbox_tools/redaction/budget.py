@@ -1,0 +1,60 @@
+"""How much work one output may cause. A sandbox chooses its output, so it could choose an expensive one."""
+
+from __future__ import annotations
+
+import time
+from typing import Final
+
+MAX_HITS: Final = 2000
+"""Placeholders in one output. Each costs far more time than clean text, and so many help nobody."""
+
+BASE_S: Final = 0.25
+PER_BYTE_S: Final = 20e-9
+PER_FEED_S: Final = 100e-6
+"""Processor time that an output may take, and more for each byte and each piece of it. Clean text takes a tenth."""
+
+
+class BudgetError(Exception):
+    """The output caused too much work."""
+
+
+class Budget:
+    """What one output may still cause. Counts processor time, so that a busy machine does not spend it.
+
+    Attributes:
+        hits: Placeholders so far.
+    """
+
+    __slots__ = ("_seconds", "_since", "hits")
+
+    def __init__(self) -> None:
+        self.hits = 0
+        self._seconds = BASE_S
+        self._since = 0.0
+
+    def start(self, size: int) -> None:
+        """Begin to work on another `size` bytes, in this thread."""
+        self._seconds += PER_FEED_S + size * PER_BYTE_S
+        self._since = time.thread_time()
+
+    def check_time(self) -> None:
+        """Count the time since the last check or start.
+
+        Raises:
+            BudgetError: There is none left.
+        """
+        now = time.thread_time()
+        self._seconds -= now - self._since
+        self._since = now
+        if self._seconds < 0:
+            raise BudgetError
+
+    def count_hit(self) -> None:
+        """Count a placeholder.
+
+        Raises:
+            BudgetError: It is one too many.
+        """
+        if self.hits == MAX_HITS:
+            raise BudgetError
+        self.hits += 1

@@ -1,0 +1,144 @@
+"""Replacing secret values, in whole texts and in streams that are cut anywhere."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from sandbox_tools.redaction.budget import Budget
+from sandbox_tools.redaction.marks import WITHHELD, placeholder
+from sandbox_tools.redaction.matcher import Match
+from sandbox_tools.redaction.registry import Registry
+from sandbox_tools.redaction.secret import Opaque
+from sandbox_tools.redaction.walk import Walk
+
+_PIECE_BYTES: Final = 64 * 1024
+"""Scanned at once: small enough for the processor's cache, large enough to make the work per piece disappear."""
+
+
+class Redactor(Opaque):
+    """Replaces the values in a registry. Safe to share between threads.
+
+    What cannot be redacted, because of an error or because it takes too much work (see budget.py), is withheld; the
+    original is never returned instead.
+    """
+
+    __slots__ = ("_registry",)
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+
+    def text(self, value: str) -> str:
+        """Return `value` redacted; the same object when there is nothing to redact. Lone surrogates are kept."""
+        return self._text(value, Budget())
+
+    def data(self, value: bytes) -> bytes:
+        """Return `value` redacted; the same object when there is nothing to redact."""
+        return self._data(value, Budget())
+
+    def walk(self, value: object) -> object:
+        """Return a copy of a JSON-like value with every string in it redacted, keys too.
+
+        None, bool, int and float are kept; dict, list, tuple, str and bytes keep their shape, a subclass becomes the
+        plain type. Keys that collide once redacted get a suffix (`#2`). Anything else, a cycle, and what is nested
+        deeper than 64 is withheld. The whole value has one budget.
+        """
+        budget = Budget()
+        walk = Walk(text=lambda text: self._text(text, budget), data=lambda data: self._data(data, budget))
+        try:
+            return walk.value(value)
+        except Exception:  # noqa: BLE001 - whatever went wrong, the original must not go on
+            return WITHHELD
+
+    def stream(self) -> StreamRedactor:
+        """Return a redactor for one stream of bytes that arrives in pieces."""
+        return StreamRedactor(self._registry)
+
+    def _text(self, value: str, budget: Budget) -> str:
+        data = value.encode("utf-8", "surrogatepass")
+        redacted = self._data(data, budget)
+        return value if redacted is data else _decoded(redacted)
+
+    def _data(self, value: bytes, budget: Budget) -> bytes:
+        before = budget.hits
+        stream = StreamRedactor(self._registry, budget)
+        redacted = stream.finish(value)
+        return value if budget.hits == before and not stream.withheld else redacted
+
+
+class StreamRedactor(Opaque):
+    """Redacts one stream. The result does not depend on where the stream was cut into pieces.
+
+    Use one for each stream: stdout and stderr that are shown apart are two. A value that is registered while a
+    stream runs is redacted from the next piece on, also where it began in bytes that are still held back.
+
+    Attributes:
+        withheld: Whether the rest of the stream is withheld. `feed` then returns nothing any more.
+    """
+
+    __slots__ = ("_budget", "_covered", "_held", "_registry", "withheld")
+
+    def __init__(self, registry: Registry, budget: Budget | None = None) -> None:
+        self._registry = registry
+        self._budget = budget or Budget()
+        self._held = b""
+        self._covered = 0
+        """How many of the held bytes a placeholder already stands for."""
+        self.withheld = False
+
+    def feed(self, data: bytes) -> bytes:
+        """Take a piece and return what is certain by now. At most a few KB are held back (the longest form)."""
+        return self._redact(data, final=False)
+
+    def close(self) -> bytes:
+        """End the stream and return the rest of it."""
+        return self.finish(b"")
+
+    def finish(self, data: bytes) -> bytes:
+        """Take the last piece and return all that is left."""
+        return self._redact(data, final=True)
+
+    def _redact(self, data: bytes, *, final: bool) -> bytes:
+        out: list[bytes] = []
+        try:
+            if not self.withheld:
+                self._advance(data, out, final=final)
+        except Exception:  # noqa: BLE001 - whatever went wrong, the rest must not go on
+            self.withheld = True
+            self._held = b""
+            out.append(WITHHELD.encode())
+        return b"".join(out)
+
+    def _advance(self, data: bytes, out: list[bytes], *, final: bool) -> None:
+        patterns = self._registry.patterns()
+        self._budget.start(len(data))
+        for at in range(0, max(len(data), 1), _PIECE_BYTES):
+            seen = self._held + data[at : at + _PIECE_BYTES]
+            is_last = final and at + _PIECE_BYTES >= len(data)
+            limit = len(seen) if is_last else len(seen) - patterns.pending(seen)
+            self._emit(seen, patterns.find(seen), limit, out)
+            self._budget.check_time()
+
+    def _emit(self, seen: bytes, matches: list[Match], limit: int, out: list[bytes]) -> None:
+        """Pass on what is before `limit`. All matches that begin before it are known, so that much is certain.
+
+        Matches that overlap share a placeholder, with the name of the first; those that only touch do not. A match
+        that reaches beyond the limit is not cut: the rest of it is remembered as covered.
+        """
+        done = self._covered
+        for start, end, name in matches:
+            if start >= limit:
+                break
+            if start >= done:
+                self._budget.count_hit()
+                out += (seen[done:start], placeholder(name).encode())
+            done = max(done, end)
+        out.append(seen[done:limit])
+        self._held = seen[limit:]
+        self._covered = max(0, done - limit)
+
+
+def _decoded(data: bytes) -> str:
+    try:
+        return data.decode("utf-8", "surrogatepass")
+    except UnicodeDecodeError:  # a piece of a value ended within a character
+        return data.decode("utf-8", "replace")

@@ -1,0 +1,129 @@
+"""Which values are secret. One registry serves a whole process: a secret of one sandbox must not show in another."""
+
+from __future__ import annotations
+
+import re
+import threading
+import unicodedata
+from collections.abc import Iterable
+from functools import lru_cache
+from typing import Final
+
+from sandbox_tools.errors import WeakSecretError
+from sandbox_tools.redaction.marks import placeholder
+from sandbox_tools.redaction.patterns import Patterns
+from sandbox_tools.redaction.secret import Opaque, Secret, reveal
+
+MIN_CHARS: Final = 8
+MAX_CHARS: Final = 8192
+"""Every character of a value costs some KB of patterns."""
+
+MAX_RETIRED: Final = 256
+"""How many retired values are kept. A process that makes sandboxes for months must not grow with them."""
+
+_NAME: Final = re.compile(r"[A-Z0-9_]{1,32}")
+
+_COMMON: Final = re.compile(
+    r"(admin(istrator)?|anonymous|authorization|change(it|me)|database|default|dev(elopment)?|disabled|example|localhost"
+    r"|passw[o0]rd|placeholder|postgres(ql)?|prod(uction)?|qwerty(uiop?)?|secret|staging|test(test)?|undefined|username)?"
+    r"(0?12345678?9?0?|\d{0,4}|0123456789abcdef)!?",
+    re.IGNORECASE,
+)
+
+
+class Registry(Opaque):
+    """The values to redact. Thread-safe: readers get immutable snapshots, which writers replace."""
+
+    __slots__ = ("_by_value", "_lock", "_parts", "_retired", "_snapshot")
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._by_value: dict[str, Secret] = {}
+        self._parts: dict[Secret, Patterns] = {}
+        self._retired: dict[Secret, None] = {}
+        self._snapshot = Patterns.merged(())
+
+    def register(self, name: str, value: str) -> Secret:
+        """Redact `value` as `[REDACTED:name]` from now on and return its handle.
+
+        The same value gives the same handle, under the name it was given first. What a stream has already passed on
+        is not called back.
+
+        Raises:
+            ValueError: `name` is not 1 to 32 of A-Z, 0-9 and _.
+            WeakSecretError: `value` cannot be redacted without damage to ordinary text. The message does not show it.
+        """
+        if not _NAME.fullmatch(name):
+            raise ValueError("The name of a secret is 1 to 32 of A-Z, 0-9 and _.")
+        if problem := _problem(value):
+            raise WeakSecretError(name, problem)
+        with self._lock:
+            return self._known(value) or self._add(name, value)
+
+    def retire(self, secret: Secret) -> None:
+        """Say that the value is no longer in use, after a rotation or the end of a sandbox.
+
+        It is still redacted, because old output may be read later. It is forgotten when it is among the oldest half of
+        more than `MAX_RETIRED` retired values. A handle of another registry is ignored.
+        """
+        with self._lock:
+            if secret not in self._parts:
+                return
+            self._retired.setdefault(secret)
+            if len(self._retired) > MAX_RETIRED:
+                self._forget(tuple(self._retired)[: MAX_RETIRED // 2])
+
+    def patterns(self) -> Patterns:
+        """Return what to look for now."""
+        return self._snapshot
+
+    def _known(self, value: str) -> Secret | None:
+        secret = self._by_value.get(value)
+        if secret is not None:
+            self._retired.pop(secret, None)
+        return secret
+
+    def _add(self, name: str, value: str) -> Secret:
+        part = Patterns.of(name, value)
+        snapshot = Patterns.merged((self._snapshot, part))
+        names = {name, *(secret.name for secret in self._parts)}
+        if _any_found(snapshot, map(placeholder, names)):
+            raise WeakSecretError(name, "is part of a placeholder")
+        secret = Secret(name, value)
+        self._by_value[value] = secret
+        self._parts[secret] = part
+        self._snapshot = snapshot
+        return secret
+
+    def _forget(self, secrets: Iterable[Secret]) -> None:
+        """Forget many at once, because the snapshot has to be made anew."""
+        for secret in secrets:
+            del self._retired[secret], self._parts[secret], self._by_value[reveal(secret)]
+        self._snapshot = Patterns.merged(self._parts.values())
+
+
+@lru_cache(maxsize=1)
+def default_registry() -> Registry:
+    """Return the registry of this process."""
+    return Registry()
+
+
+def _problem(value: str) -> str | None:
+    """Say why `value` cannot be registered, in words that do not show it; None when it can."""
+    checks = {
+        f"has fewer than {MIN_CHARS} characters": len(value) < MIN_CHARS,
+        f"has more than {MAX_CHARS} characters": len(value) > MAX_CHARS,
+        "begins or ends with white space or a control character": any(map(_is_blank, (value[:1], value[-1:]))),
+        "is not valid Unicode": any(unicodedata.category(char) == "Cs" for char in value),
+        "is a common word": _COMMON.fullmatch(value) is not None,
+        "repeats one character": len(set(value)) == 1,
+    }
+    return next((problem for problem, found in checks.items() if found), None)
+
+
+def _is_blank(char: str) -> bool:
+    return char.isspace() or unicodedata.category(char or " ") in ("Cc", "Cf", "Zs")
+
+
+def _any_found(patterns: Patterns, texts: Iterable[str]) -> bool:
+    return any(patterns.find(text.encode()) for text in texts)

@@ -1,0 +1,261 @@
+"""What the redactor promises, as properties and tables (docs/redaction.md)."""
+
+from __future__ import annotations
+
+import secrets
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sandbox_tools.redaction import WITHHELD, Redactor, Registry, budget
+from sandbox_tools.redaction.forms import forms_of
+from sandbox_tools.redaction.patterns import SPREAD_BYTES, Patterns
+from tests.unit.redaction_cases import (
+    ENCODINGS,
+    INNER_ENCODINGS,
+    SECRETS,
+    SPREAD_ENCODINGS,
+    SPREADABLE,
+    longest_leak,
+    protected_part,
+    redact_in_pieces,
+    registry_of,
+)
+
+REDACTOR = Redactor(registry_of())
+TOLERATED_CHARS = 7
+
+sizes = st.lists(st.integers(1, 40), min_size=1, max_size=30)
+names = st.sampled_from(sorted(SECRETS))
+noise = st.binary(max_size=30) | st.text(max_size=20).map(lambda text: text.encode())
+decoys = st.builds(lambda name, size: SECRETS[name][:size].encode(), names, st.integers(1, 40))
+repeats = st.builds(lambda name, count: SECRETS[name].encode() * count, names, st.integers(2, 4))
+outer = st.builds(lambda name, encode: encode(SECRETS[name]), names, st.sampled_from([*ENCODINGS.values()]))
+inner = st.builds(
+    lambda before, name, encode, after: encode(before + SECRETS[name].encode() + after),
+    st.binary(max_size=7),
+    names,
+    st.sampled_from([*INNER_ENCODINGS.values()]),
+    st.binary(max_size=7),
+)
+spread = st.builds(
+    lambda name, encode: encode(SECRETS[name]),
+    st.sampled_from(SPREADABLE),
+    st.sampled_from([*SPREAD_ENCODINGS.values()]),
+)
+outputs = st.lists(noise | decoys | repeats | outer | inner | spread, max_size=6).map(b"".join)
+
+
+@settings(max_examples=400, deadline=None)
+@given(outputs, sizes)
+def test_the_result_does_not_depend_on_where_a_stream_is_cut(output: bytes, sizes: list[int]) -> None:
+    assert redact_in_pieces(REDACTOR, output, sizes) == REDACTOR.data(output)
+
+
+@pytest.mark.parametrize("name", sorted(SECRETS))
+def test_a_secret_cut_in_two_at_any_offset_is_redacted_as_a_whole(name: str) -> None:
+    for encode in ENCODINGS.values():
+        output = b"before " + encode(SECRETS[name]) + b" after"
+        whole = REDACTOR.data(output)
+        for at in range(len(output)):
+            assert redact_in_pieces(REDACTOR, output, [at, len(output)] if at else [len(output)]) == whole
+
+
+@pytest.mark.parametrize("at", [65_536 - 40, 65_536 - 1, 65_536, 131_072 - 20])
+def test_a_secret_on_a_seam_of_the_scanner_is_found(at: int) -> None:
+    output = b"-" * at + SECRETS["HEX64"].encode() + b"-" * 70_000
+    assert REDACTOR.data(output) == b"-" * at + b"[REDACTED:HEX64]" + b"-" * 70_000
+
+
+@settings(max_examples=300, deadline=None)
+@given(outputs)
+def test_the_fast_search_finds_what_a_slow_one_finds(output: bytes) -> None:
+    registry = registry_of()
+    found = {match[:2] for match in registry.patterns().find(output)}
+    assert found == {place for value in SECRETS.values() for place in _slow_search(value, output)}
+
+
+def _slow_search(value: str, output: bytes) -> set[tuple[int, int]]:
+    forms = forms_of(value)
+    places = {place for form in forms.whole for place in _places(form, output)}
+    kept = [at for at, byte in enumerate(output) if chr(byte).isascii() and chr(byte).isalnum()]
+    squeezed = bytes(output[at] for at in kept)
+    for form in forms.fragments:
+        places |= {place for piece in _pieces(form) for place in _places(piece, output)}
+        joined = bytes(byte for byte in form if chr(byte).isascii() and chr(byte).isalnum())
+        for piece in _pieces(joined):
+            spread = {(kept[start], kept[end - 1] + 1) for start, end in _places(piece, squeezed)}
+            places |= {(start, end) for start, end in spread if end - start <= SPREAD_BYTES}
+    return places
+
+
+def _pieces(form: bytes) -> set[bytes]:
+    return {form[at : at + 16] for at in range(len(form) - 15)}
+
+
+def _places(pattern: bytes, output: bytes) -> set[tuple[int, int]]:
+    starts = (at for at in range(len(output)) if output.startswith(pattern, at))
+    return {(start, start + len(pattern)) for start in starts}
+
+
+@pytest.mark.parametrize("encoding", sorted(ENCODINGS))
+@pytest.mark.parametrize("name", sorted(SECRETS))
+def test_nothing_of_an_encoded_secret_is_left(name: str, encoding: str) -> None:
+    output = b"say " + ENCODINGS[encoding](SECRETS[name]) + b" now"
+    assert longest_leak(REDACTOR.data(output), protected_part(name)) <= TOLERATED_CHARS
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.binary(max_size=7), names, st.sampled_from(sorted(INNER_ENCODINGS)), st.binary(max_size=7), sizes)
+def test_nothing_is_left_of_a_secret_that_was_encoded_together_with_other_bytes(
+    before: bytes, name: str, encoding: str, after: bytes, sizes: list[int]
+) -> None:
+    output = b"x=" + INNER_ENCODINGS[encoding](before + SECRETS[name].encode() + after) + b" end"
+    assert longest_leak(redact_in_pieces(REDACTOR, output, sizes), protected_part(name)) <= TOLERATED_CHARS
+
+
+@pytest.mark.parametrize("encoding", sorted(SPREAD_ENCODINGS))
+@pytest.mark.parametrize("name", SPREADABLE)
+def test_nothing_is_left_of_a_secret_with_separators_in_it(name: str, encoding: str) -> None:
+    output = b"- " + SPREAD_ENCODINGS[encoding](SECRETS[name]) + b" -"
+    assert longest_leak(REDACTOR.data(output), protected_part(name)) <= TOLERATED_CHARS
+
+
+@pytest.mark.parametrize("name", sorted(SECRETS))
+def test_the_oracle_finds_every_secret_when_nothing_is_redacted(name: str) -> None:
+    part = protected_part(name)
+    forms = [encode(SECRETS[name]) for encode in ENCODINGS.values()]
+    forms += [encode(b"??" + SECRETS[name].encode() + b"!") for encode in INNER_ENCODINGS.values()]
+    forms += [encode(SECRETS[name]) for encode in SPREAD_ENCODINGS.values() if name in SPREADABLE]
+    assert [form for form in forms if longest_leak(b"= " + form + b" =", part) <= TOLERATED_CHARS] == []
+
+
+@pytest.mark.parametrize("name", ["HEX64", "BASE64URL43", "SK", "DECOY"])
+def test_a_piece_of_16_characters_is_redacted_and_one_of_15_is_not(name: str) -> None:
+    value, redactor = SECRETS[name], Redactor(registry_of(name))
+    for at in range(len(value) - 16):
+        assert redactor.text(f"<{value[at : at + 16]}>") == f"<[REDACTED:{name}]>"
+        assert redactor.text(f"<{value[at : at + 15]}>") == f"<{value[at : at + 15]}>"
+
+
+def test_a_short_secret_is_redacted_as_a_whole_only() -> None:
+    value = SECRETS["SHORT_PLAIN"]
+    assert REDACTOR.text(f"{value} {value[:-1]}") == f"[REDACTED:SHORT_PLAIN] {value[:-1]}"
+
+
+def test_overlapping_secrets_share_a_placeholder_and_adjacent_ones_do_not() -> None:
+    first, second = SECRETS["OVERLAP_A"], SECRETS["OVERLAP_B"]
+    merged = first + second.removeprefix(first[14:])
+    assert REDACTOR.text(f"<{merged}>") == "<[REDACTED:OVERLAP_A]>"
+    assert REDACTOR.text(second + first) == "[REDACTED:OVERLAP_B][REDACTED:OVERLAP_A]"
+
+
+def test_the_longest_secret_that_begins_at_a_place_gives_the_name() -> None:
+    assert REDACTOR.text(SECRETS["HEX64"]) == "[REDACTED:HEX64]"
+    assert REDACTOR.text(SECRETS["HEX64_PREFIX"]) == "[REDACTED:HEX64_PREFIX]"
+
+
+def test_the_public_header_of_a_token_alone_is_ordinary_text() -> None:
+    header = SECRETS["JWT"].partition(".")[0]
+    assert REDACTOR.text(f"{header}.other") == f"{header}.other"
+    assert REDACTOR.text(SECRETS["JWT"]) == "[REDACTED:JWT]"
+
+
+@settings(max_examples=200, deadline=None)
+@given(outputs)
+def test_redacting_twice_changes_nothing(output: bytes) -> None:
+    once = REDACTOR.data(output)
+    assert REDACTOR.data(once) == once
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.text(st.characters(), max_size=300), sizes)
+def test_clean_text_is_returned_as_the_same_object(text: str, sizes: list[int]) -> None:
+    assert REDACTOR.text(text) is text
+    data = text.encode("utf-8", "surrogatepass")
+    assert REDACTOR.data(data) is data
+    assert redact_in_pieces(REDACTOR, data, sizes) == data
+
+
+def test_lone_surrogates_beside_a_secret_are_kept() -> None:
+    assert REDACTOR.text(f"\udc80{SECRETS['SK']}\ud800") == "\udc80[REDACTED:SK]\ud800"
+
+
+def test_a_piece_of_a_secret_that_ends_within_a_character_is_redacted() -> None:
+    registry = Registry()
+    registry.register("ACCENTS", "é" * 5 + secrets.token_hex(8) + "ü" * 5)
+    text = Redactor(registry).text(SECRETS["SK"] + "é" + "ü" * 8)
+    assert text == SECRETS["SK"] + "é" + "ü" * 8
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.binary(min_size=1, max_size=5000), sizes)
+def test_a_stream_holds_back_a_bounded_part(data: bytes, sizes: list[int]) -> None:
+    redactor, longest = Redactor(registry_of("SK", "QUOTES")), 1024
+    stream, passed_on = redactor.stream(), 0
+    for at in range(0, len(data), sizes[0]):
+        piece = data[at : at + sizes[0]]
+        passed_on += len(stream.feed(piece))
+        assert at + len(piece) - passed_on <= longest
+
+
+def test_an_endless_repetition_of_a_secret_is_one_placeholder_and_is_not_collected() -> None:
+    stream = REDACTOR.stream()
+    pieces = [stream.feed(SECRETS["SELF_OVERLAP"].encode() * 50) for _ in range(20)]
+    assert pieces[0] == b"[REDACTED:SELF_OVERLAP]"
+    assert b"".join([*pieces[1:], stream.close()]) == b""
+
+
+def test_a_value_registered_while_a_stream_runs_is_redacted_from_then_on() -> None:
+    registry = registry_of("SK")
+    stream = Redactor(registry).stream()
+    assert b"clean" in stream.feed(b"clean text " * 10)
+    value = secrets.token_hex(32)
+    registry.register("LATER", value)
+    assert (stream.feed(f"key {value}".encode()) + stream.close()).endswith(b"key [REDACTED:LATER]")
+
+
+@pytest.mark.parametrize("size", [1, 7, 100, 1_000_000])
+def test_after_2000_hits_the_rest_is_withheld_wherever_the_stream_is_cut(size: int) -> None:
+    line = SECRETS["SHORT_PLAIN"].encode() + b"\n"
+    stream = REDACTOR.stream()
+    output = line * 2100 + b"tail"
+    out = b"".join(stream.feed(output[at : at + size]) for at in range(0, len(output), size))
+    assert out + stream.close() == b"[REDACTED:SHORT_PLAIN]\n" * 2000 + WITHHELD.encode()
+    assert stream.withheld
+    assert stream.feed(b"more") + stream.close() == b""
+
+
+def test_2000_hits_are_not_too_many() -> None:
+    output = (SECRETS["SHORT_PLAIN"] + "\n") * 2000
+    assert REDACTOR.text(output) == "[REDACTED:SHORT_PLAIN]\n" * 2000
+
+
+def test_output_that_takes_too_long_is_withheld(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(budget, "BASE_S", -1.0)
+    assert REDACTOR.text("harmless") == WITHHELD
+    stream = REDACTOR.stream()
+    assert stream.feed(b"harmless") == WITHHELD.encode()
+    assert stream.feed(b"more") + stream.close() == b""
+
+
+class _BrokenRegistry(Registry):
+    def patterns(self) -> Patterns:
+        raise RuntimeError("a bug")
+
+
+def test_an_error_in_the_redactor_withholds_the_value() -> None:
+    redactor = Redactor(_BrokenRegistry())
+    assert redactor.text("harmless") == WITHHELD
+    assert redactor.data(b"harmless") == WITHHELD.encode()
+    assert redactor.walk({"key": ["harmless"]}) == {WITHHELD: [WITHHELD]}
+    stream = redactor.stream()
+    assert stream.feed(b"one") + stream.feed(b"two") + stream.close() == WITHHELD.encode()
+
+
+def test_a_redactor_without_secrets_changes_nothing() -> None:
+    redactor = Redactor(Registry())
+    assert redactor.data(b"") == b""
+    assert redactor.text("text") == "text"
+    assert redact_in_pieces(redactor, b"text in pieces", [3]) == b"text in pieces"
