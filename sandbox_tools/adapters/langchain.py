@@ -14,7 +14,8 @@ from pydantic.v1 import ValidationError as ValidationErrorV1
 from typing_extensions import Self
 
 from sandbox_tools.blocking import BlockingToolset
-from sandbox_tools.tools.base import Image, Tool, explain_arguments
+from sandbox_tools.tools.arguments import explain_arguments
+from sandbox_tools.tools.base import Image, Tool
 from sandbox_tools.toolset import ToolResult, Toolset
 
 Content: TypeAlias = str | list[dict[str, str]]
