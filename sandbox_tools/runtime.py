@@ -72,6 +72,7 @@ class CodeResult:
         timed_out: It ran longer than its timeout and was interrupted.
         state_kept: Whether the context's variables are still there; False when it had to be killed or died.
             Always False for a language without a context.
+        state_lost_before: The context had ended since the call before: this call started with no variables.
         exit_code: Of a one-shot program; None for Python.
     """
 
@@ -79,6 +80,7 @@ class CodeResult:
     error: CodeError | None = None
     timed_out: bool = False
     state_kept: bool = True
+    state_lost_before: bool = False
     exit_code: int | None = None
     elapsed_ms: int = 0
 

@@ -1,0 +1,148 @@
+"""The JSON lines between a code context and `guest/kernel.py`, which describes them.
+
+User code runs in the kernel's process, so every line is hostile input: bounded before it is kept, and checked.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from sandbox_tools.wire.envelope import WireError, parse_json_object
+from sandbox_tools.wire.process import decode_base64
+
+MAX_LINE_BYTES: Final = 8 * 1024 * 1024
+"""Longest line that we keep, in bytes. The kernel cuts what it sends to 7 MiB."""
+
+TEXT_FORMS: Final = frozenset(
+    ("text/plain", "text/html", "text/markdown", "text/latex", "image/svg+xml", "application/json")
+)
+IMAGE_FORMS: Final = frozenset(("image/png", "image/jpeg"))
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """The kernel runs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Printed:
+    """Output of user code, of its threads, or of a process that it started. It is not told whose."""
+
+    stream: Literal["stdout", "stderr"]
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """A result, in the forms that it has."""
+
+    run_id: object
+    text: Mapping[str, str]
+    images: Mapping[str, bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Raised:
+    """The exception that ended a run."""
+
+    run_id: object
+    name: str
+    message: str
+    traceback: str
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """The end of a run. `interrupted`: an interrupt reached it."""
+
+    run_id: object
+    interrupted: bool
+
+
+KernelEvent = Ready | Printed | Shown | Raised | Done
+
+
+class LineDecoder:
+    """Incremental decoder of lines; any chunking of the same bytes gives the same lines."""
+
+    def __init__(self, *, max_line_bytes: int = MAX_LINE_BYTES) -> None:
+        self._max_line_bytes = max_line_bytes
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        """Yield each line that `data` completes, without its end.
+
+        Raises:
+            WireError: A line is longer than `max_line_bytes`.
+        """
+        *ends, rest = data.split(b"\n")
+        for end in ends:
+            self._keep(end)
+            yield bytes(self._buffer)
+            self._buffer.clear()
+        self._keep(rest)
+
+    def _keep(self, piece: bytes) -> None:
+        if len(self._buffer) + len(piece) > self._max_line_bytes:
+            raise WireError(f"a line has more than {self._max_line_bytes} bytes")
+        self._buffer += piece
+
+
+def run_request(run_id: str, code: str) -> bytes:
+    """Return the line that runs `code`."""
+    return _line({"op": "run", "id": run_id, "code": code})
+
+
+def interrupt_request(run_id: str) -> bytes:
+    """Return the line that interrupts a run."""
+    return _line({"op": "interrupt", "id": run_id})
+
+
+def event_from_line(line: bytes) -> KernelEvent | None:
+    """Read one line; None for an event that we do not know.
+
+    Raises:
+        WireError: It is not an event, or a known one of the wrong shape.
+    """
+    message = parse_json_object(line, what="a line of the kernel")
+    event = message.get("ev")
+    if event == "out":
+        return _printed(message)
+    if event == "result":
+        return _shown(message)
+    if event == "error":
+        return Raised(message.get("id"), *(_text(message.get(key)) for key in ("name", "message", "traceback")))
+    if event == "done":
+        return Done(message.get("id"), message.get("interrupted") is True)
+    return Ready() if event == "ready" else None
+
+
+def _printed(message: Mapping[str, object]) -> Printed:
+    data = decode_base64(message.get("b64"))
+    return Printed("stderr" if message.get("stream") == "stderr" else "stdout", data)
+
+
+def _shown(message: Mapping[str, object]) -> Shown:
+    text = {mime: _text(form) for mime, form in _forms(message.get("text")) if mime in TEXT_FORMS}
+    images = {mime: decode_base64(form) for mime, form in _forms(message.get("images")) if mime in IMAGE_FORMS}
+    return Shown(message.get("id"), text, images)
+
+
+def _forms(value: object) -> list[tuple[str, object]]:
+    if not isinstance(value, dict):
+        raise WireError("forms of a result are not an object")
+    return list(value.items())
+
+
+def _text(value: object) -> str:
+    """Return text that any encoder takes: Python strings in the sandbox may hold lone surrogates."""
+    if not isinstance(value, str):
+        raise WireError("a text of the kernel is not text")
+    return value.encode("utf-8", "backslashreplace").decode()
+
+
+def _line(message: Mapping[str, object]) -> bytes:
+    return json.dumps(message).encode("ascii") + b"\n"
