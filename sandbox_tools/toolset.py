@@ -212,7 +212,7 @@ def _validated(tool: Tool[Any], arguments: Mapping[str, object]) -> ToolArgument
         ]
     else:
         return validated
-    takes = ", ".join(tool.arguments.model_fields)
+    takes = ", ".join(tool.argument_names)
     raise ToolError(f"Invalid arguments for {tool.name}: {'; '.join(problems)}. It takes: {takes}.")
 
 

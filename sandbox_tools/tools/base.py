@@ -128,10 +128,15 @@ class Tool(Generic[ArgumentsT]):
     run: Callable[[ToolContext, ArgumentsT], Awaitable[Output]]
 
     @property
+    def argument_names(self) -> tuple[str, ...]:
+        """The arguments, the tool's own ones first."""
+        return tuple(sorted(self.arguments.model_fields, key="sandbox_id".__eq__))
+
+    @property
     def input_schema(self) -> dict[str, Any]:
         """JSON Schema of the arguments: compact, the same for every framework."""
         schema = self.arguments.model_json_schema()
-        properties = {name: _without_title(value) for name, value in schema.get("properties", {}).items()}
+        properties = {name: _without_title(schema["properties"][name]) for name in self.argument_names}
         result: dict[str, Any] = {"type": "object", "properties": properties, "additionalProperties": False}
         if required := schema.get("required"):
             result["required"] = required

@@ -1,0 +1,59 @@
+"""`sandbox-tools doctor`: where tools would run, and what this machine can isolate."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import sys
+from importlib.metadata import version
+
+import anyio
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from sandbox_tools.errors import SandboxToolsError
+from sandbox_tools.local.isolation import IsolationReport, probe
+from sandbox_tools.redaction import default_registry
+from sandbox_tools.sandboxes import open_source
+
+
+def run_doctor() -> int:
+    """Print the report; return 0 when tools can run, 1 when they cannot."""
+    console = Console(soft_wrap=True)
+    report = anyio.run(probe)
+    console.print(_table(report))
+    problem = _source_problem(console)
+    if report.level == "none":
+        console.print(f"[red]No local sandbox here:[/] {escape(report.reason)}\n{escape(report.remedy)}")
+    usable = not problem and (report.level != "none" or _uses_cloud())
+    console.print("[green]Ready.[/]" if usable else "[red]Not ready.[/]")
+    return 0 if usable else 1
+
+
+def _table(report: IsolationReport) -> Table:
+    table = Table(show_header=False, box=None)
+    table.add_row("sandbox-tools", version("sandbox-tools"))
+    table.add_row("Python", f"{platform.python_version()} ({escape(sys.executable)})")
+    table.add_row("system", f"{platform.system()} {platform.release()} {platform.machine()}")
+    table.add_row("isolation level", report.level)
+    table.add_row("launcher", report.launcher)
+    table.add_row("hard limits", ", ".join(report.hard_limits) or "none")
+    table.add_row("soft limits", ", ".join(report.soft_limits) or "none")
+    for program in ("bash", "node"):
+        table.add_row(program, "yes" if shutil.which(program) else "no: run_code cannot use it in the local sandbox")
+    return table
+
+
+def _source_problem(console: Console) -> str:
+    try:
+        source = open_source(base_url=None, api_key=None, registry=default_registry())
+    except SandboxToolsError as exc:
+        console.print(f"[red]Configuration:[/] {escape(str(exc))}")
+        return str(exc)
+    console.print(f"The tools would run in {escape(source.where)}.")
+    return ""
+
+
+def _uses_cloud() -> bool:
+    return open_source(base_url=None, api_key=None, registry=default_registry()).base_url is not None

@@ -1,0 +1,284 @@
+"""The choke point, with a scripted sandbox: what a model reads for good and bad calls."""
+
+from __future__ import annotations
+
+import secrets
+from typing import Any
+
+import anyio
+import pytest
+
+from sandbox_tools.errors import (
+    ConfigurationError,
+    SandboxProtocolError,
+    SandboxResponseError,
+    SandboxTimeoutError,
+    SandboxUnreachableError,
+    ToolError,
+)
+from sandbox_tools.redaction import Registry
+from sandbox_tools.runtime import CodeError, CodeResult, ExecResult, RichResult
+from sandbox_tools.sandboxes import open_source
+from sandbox_tools.testing import FakeRuntime, fake_toolset
+from sandbox_tools.toolset import Toolset
+
+PNG = b"\x89PNG\r\n\x1a\n" + b"\0" * 20
+
+
+async def text_of(runtime: FakeRuntime, tool: str, arguments: dict[str, Any], *, is_error: bool = False) -> str:
+    result = await fake_toolset(runtime).call(tool, arguments)
+    assert result.is_error is is_error, result.text
+    return result.text
+
+
+@pytest.mark.parametrize(
+    ("tool", "arguments", "text"),
+    [
+        ("nope", {}, "There is no such tool. The tools are: run_code, exec, read_file, write_file, get_preview_url."),
+        (
+            "exec",
+            {},
+            "command is required. It takes: command, cwd, timeout_s, background, sandbox_id.",
+        ),
+        ("exec", {"command": "ls", "cwdd": "/"}, "unknown argument cwdd"),
+        ("exec", {"command": "ls", "x y!": "/"}, "Invalid arguments for exec: unknown argument."),
+        ("exec", {"command": 5}, "command: input should be a valid string"),
+        ("exec", {"command": "ls", "timeout_s": "soon"}, "timeout_s: input should be a valid integer"),
+        ("exec", {"command": " \n"}, "command is empty."),
+        ("exec", {"command": "a\0b"}, "must not contain a NUL character"),
+        ("exec", {"command": "ls", "timeout_s": 0}, "timeout_s must be from 1 to 3600."),
+        ("exec", {"command": "ls", "timeout_s": 3601}, "timeout_s must be from 1 to 3600."),
+        ("exec", {"command": "ls", "cwd": ""}, None),
+        ("run_code", {"code": ""}, "code is empty."),
+        ("run_code", {"code": "1", "language": "cobol"}, "language: input should be 'python', 'bash' or 'javascript'"),
+        ("run_code", {"code": "x" * 200_000, "language": "bash"}, "too long for one call. Write it with write_file"),
+        ("read_file", {"path": ""}, "path is empty."),
+        ("read_file", {"path": "/a\0b"}, "must not contain a NUL character"),
+        ("read_file", {"path": "/a", "offset": 0}, "count lines from 1"),
+        ("read_file", {"path": "/a", "limit": -1}, "count lines from 1"),
+        ("read_file", {"path": "/missing"}, "/missing does not exist. See what is there with exec"),
+        ("write_file", {"path": "/a", "content": "\ud800"}, "not valid Unicode text"),
+        ("get_preview_url", {"port": 0}, "0 is not a port. Give a whole number from 1 to 65535."),
+        ("get_preview_url", {"port": 70000}, "70000 is not a port."),
+    ],
+)
+async def test_bad_input_gets_a_text_that_says_what_to_do(
+    tool: str, arguments: dict[str, Any], text: str | None
+) -> None:
+    toolset = fake_toolset(FakeRuntime(files={"/a": b"x"}))
+    result = await toolset.call(tool, arguments)
+    assert result.is_error is (text is not None)
+    assert (text or "") in result.text
+    again = await toolset.call("exec", {"command": "true"})
+    assert (again.text, again.is_error) == ("exit_code: 0\n(no output)", False)
+
+
+async def test_a_value_that_a_model_sent_is_not_echoed() -> None:
+    result = await fake_toolset().call("exec", {"command": {"value": "echo-me-not"}, "timeout_s": "echo-me-not"})
+    assert "echo-me-not" not in result.text
+
+
+async def test_null_means_default() -> None:
+    arguments = {"command": "true", "cwd": None, "timeout_s": None, "background": None, "sandbox_id": None}
+    assert await text_of(FakeRuntime(), "exec", arguments) == "exit_code: 0\n(no output)"
+
+
+@pytest.mark.parametrize(
+    ("result", "text"),
+    [
+        (ExecResult(exit_code=0), "exit_code: 0\n--- stdout ---\nhi"),
+        (ExecResult(exit_code=3), "exit_code: 3\n--- stdout ---\nhi"),
+        (ExecResult(exit_code=127), "exit_code: 127 (command not found)\n--- stdout ---\nhi"),
+        (ExecResult(exit_code=-1, signal="signal: killed"), "exit_code: -1 (signal: killed)\n--- stdout ---\nhi"),
+    ],
+)
+async def test_how_a_command_ended_is_not_an_error_of_the_tool(result: ExecResult, text: str) -> None:
+    assert await text_of(FakeRuntime(stdout=b"hi\n", exec_result=result), "exec", {"command": "x"}) == text
+
+
+@pytest.mark.parametrize(
+    ("outcome", "words"), [("killed", "it was killed"), ("kill_unconfirmed", "could not be confirmed")]
+)
+async def test_a_timeout_is_told_with_its_outcome_and_the_partial_output(outcome: Any, words: str) -> None:
+    ended = ExecResult(exit_code=None, timed_out=True, kill_outcome=outcome)
+    text = await text_of(FakeRuntime(stdout=b"part", exec_result=ended), "exec", {"command": "x", "timeout_s": 7})
+    assert text.startswith("timed out after 7 s")
+    assert words in text
+    assert text.endswith("--- stdout ---\npart")
+
+
+@pytest.mark.parametrize(
+    ("result", "text"),
+    [
+        (CodeResult(), "(no output)"),
+        (CodeResult(results=(RichResult(text={"text/plain": "42"}),)), "--- result ---\n42"),
+        (CodeResult(results=(RichResult(text={"text/plain": "p", "text/markdown": "m"}),)), "--- result ---\nm"),
+        (
+            CodeResult(
+                error=CodeError(name="ZeroDivisionError", message="division by zero", traceback="Traceback...\n")
+            ),
+            "--- error ---\nTraceback...",
+        ),
+        (CodeResult(timed_out=True), "timed out after 45 s: the code was interrupted. Variables are kept."),
+        (CodeResult(timed_out=True, state_kept=False), "It had to be killed: its variables are lost."),
+        (CodeResult(state_lost_before=True), "its variables were lost, files are kept"),
+    ],
+)
+async def test_how_code_ended_is_not_an_error_of_the_tool(result: CodeResult, text: str) -> None:
+    assert text in await text_of(FakeRuntime(code_result=result), "run_code", {"code": "x"})
+
+
+async def test_figures_are_images_and_images_with_a_secret_are_withheld() -> None:
+    token = secrets.token_urlsafe(32)
+    results = (
+        RichResult(text={"text/plain": "<Figure>"}, images={"image/png": PNG}),
+        RichResult(images={"image/png": PNG + token.encode()}),
+    )
+    toolset = fake_toolset(FakeRuntime(code_result=CodeResult(results=results)), secrets={"TOKEN": token})
+    result = await toolset.call("run_code", {"code": "plot()"})
+    assert [image.data for image in result.images] == [PNG]
+    assert "An image was withheld: it contains a secret." in result.text
+
+
+async def test_one_shot_languages_answer_like_commands_and_a_missing_program_names_what_works() -> None:
+    runtime = FakeRuntime(stdout=b"hi", code_result=CodeResult(exit_code=0, state_kept=False))
+    assert await text_of(runtime, "run_code", {"code": "x", "language": "bash"}) == "exit_code: 0\n--- stdout ---\nhi"
+    runtime = FakeRuntime(code_result=CodeResult(exit_code=127, state_kept=False))
+    text = await text_of(runtime, "run_code", {"code": "x", "language": "javascript"}, is_error=True)
+    assert text.startswith("This sandbox has no node")
+    assert "python, bash" in text
+
+
+async def test_files_are_written_and_read() -> None:
+    runtime = FakeRuntime()
+    assert await text_of(runtime, "write_file", {"path": "/a", "content": "é\n"}) == "Wrote 3 bytes to /a."
+    assert await text_of(runtime, "read_file", {"path": "/a"}) == "é\n"
+
+
+async def test_binary_files_are_explained_and_images_are_shown() -> None:
+    runtime = FakeRuntime(files={"/b": b"\x7fELF\0\0", "/i.png": PNG})
+    assert "/b is a binary file (6 bytes)" in await text_of(runtime, "read_file", {"path": "/b"}, is_error=True)
+    result = await fake_toolset(runtime).call("read_file", {"path": "/i.png"})
+    assert (result.text, result.images[0].data) == ("/i.png: image/png, 28 bytes.", PNG)
+
+
+async def test_a_huge_image_is_refused_with_a_way_out() -> None:
+    runtime = FakeRuntime(files={"/i.png": PNG + b"\1" * 5_000_000})
+    assert "Make a smaller copy" in await text_of(runtime, "read_file", {"path": "/i.png"}, is_error=True)
+
+
+async def test_a_huge_file_is_shown_in_part() -> None:
+    runtime = FakeRuntime(files={"/log": b"0123456789abcde\n" * 3_000_000})
+    result = await fake_toolset(runtime).call("read_file", {"path": "/log"})
+    assert len(result.text) <= 20_000
+    assert "of a file of 48,000,000 bytes are shown; read on with offset=" in result.text
+
+
+async def test_a_preview_url_is_a_small_complete_record() -> None:
+    runtime = FakeRuntime(ports=frozenset({8000}))
+    result = await fake_toolset(runtime).call("get_preview_url", {"port": 8000})
+    url = "https://sandbox-router.example/9000-fake/proxy/8000/"
+    assert result.structured == {"url": url, "port": 8000, "sandbox_id": "sandbox-fake"}
+    assert url in result.text
+
+
+async def test_a_port_that_does_not_listen_names_those_that_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sandbox_tools.tools.preview._PAUSES_S", (0.0,))
+    text = await text_of(FakeRuntime(ports=frozenset({5000})), "get_preview_url", {"port": 8000}, is_error=True)
+    assert "Nothing listens on port 8000 (listening ports: 5000)." in text
+
+
+@pytest.mark.parametrize(
+    ("failure", "text"),
+    [
+        (SandboxUnreachableError("run a process"), "Could not run a process: no connection. Call again"),
+        (SandboxTimeoutError("run a process", 5), "no answer within 5 s."),
+        (SandboxProtocolError("run a process", "it is odd"), "the answer is not valid: it is odd."),
+        (
+            SandboxResponseError("run a process", kind="rate_limit", status=429, reason="usage_limit"),
+            "rate_limit, HTTP 429, usage_limit",
+        ),
+        (ToolError("Do this instead."), "Do this instead."),
+        (ConfigurationError("Set X."), "Set X."),
+        (KeyError("hidden detail"), "The tool failed for a reason of its own (KeyError)."),
+    ],
+)
+async def test_any_failure_is_a_text_and_never_an_exception(failure: Exception, text: str) -> None:
+    shown = await text_of(FakeRuntime(fails_with=failure), "exec", {"command": "x"}, is_error=True)
+    assert text in shown
+    assert "hidden detail" not in shown
+
+
+@pytest.mark.parametrize("tool", ["exec", "run_code", "read_file", "write_file", "get_preview_url"])
+async def test_a_registered_value_is_in_no_part_of_a_result(tool: str) -> None:
+    token = secrets.token_urlsafe(32)
+    failing = FakeRuntime(fails_with=ToolError(f"It is {token}."))
+    arguments = {"command": token, "code": token, "path": f"/{token}", "content": token, "port": 8000}
+    toolset = fake_toolset(failing, secrets={"TOKEN": token})
+    names = next(t for t in toolset.tools if t.name == tool).arguments.model_fields
+    result = await toolset.call(tool, {name: value for name, value in arguments.items() if name in names})
+    assert result.is_error
+    assert "[REDACTED:TOKEN]" in result.text
+    assert token not in repr(result)
+
+
+async def test_output_of_any_size_stays_within_the_budget() -> None:
+    result = await fake_toolset(FakeRuntime(stdout=b"x" * 30_000_000), max_output_chars=5000).call(
+        "exec", {"command": "x"}
+    )
+    assert len(result.text) <= 5000
+    assert "characters" in result.text
+    assert "omitted" in result.text
+
+
+async def test_cancelling_a_call_reaches_the_sandbox() -> None:
+    runtime = FakeRuntime(hangs=True)
+    with anyio.move_on_after(0.05) as scope:
+        await fake_toolset(runtime).call("exec", {"command": "sleep 100"})
+    assert scope.cancelled_caught
+    assert runtime.cancelled
+
+
+def test_the_key_decides_where_the_tools_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("SEACLOUD_API_KEY", "SEACLOUD_BASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+    assert open_source(base_url=None, api_key=None, registry=Registry()).where.startswith("the local sandbox")
+    key = secrets.token_urlsafe(32)
+    source = open_source(base_url="https://h.example/api/v1/", api_key=key, registry=Registry())
+    assert source.where == "SeaCloud at https://h.example/api/v1"
+    assert key not in repr(source)
+    monkeypatch.setenv("SEACLOUD_API_KEY", key)
+    monkeypatch.setenv("SEACLOUD_BASE_URL", "h.example")
+    assert open_source(base_url=None, api_key=None, registry=Registry()).where == "SeaCloud at https://h.example"
+
+
+@pytest.mark.parametrize(
+    ("base_url", "api_key", "text"),
+    [
+        (None, "k" * 5 + "ey-0123456789", "SEACLOUD_BASE_URL is not"),
+        ("https://h", None, "there is no API key"),
+        ("https://u:p@h", "k" * 5 + "ey-0123456789", "cannot be used"),
+    ],
+)
+def test_half_a_configuration_says_what_is_missing(
+    base_url: str | None, api_key: str | None, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("SEACLOUD_API_KEY", "SEACLOUD_BASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(ConfigurationError, match=text):
+        open_source(base_url=base_url, api_key=api_key, registry=Registry())
+
+
+@pytest.mark.parametrize("setting", [{"ttl_s": 0}, {"ttl_s": 86_401}, {"max_output_chars": 999}])
+async def test_a_setting_out_of_range_is_refused(setting: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SEACLOUD_API_KEY", raising=False)
+    with pytest.raises(ConfigurationError):
+        async with Toolset.open(**setting):
+            raise AssertionError("it opened")
+
+
+async def test_an_error_of_the_caller_comes_out_of_open_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SEACLOUD_API_KEY", raising=False)
+    with pytest.raises(LookupError, match="mine"):
+        async with Toolset.open():
+            raise LookupError("mine")
