@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 from typing import Any
 
-import anyio
 import pytest
 from langchain_core.messages import ToolCall, ToolMessage
 from langchain_core.tools import BaseTool
@@ -90,11 +90,12 @@ async def test_an_async_call_gives_the_same_message(blocking: BlockingToolset) -
 async def test_cancelling_an_async_call_cancels_the_work(blocking: BlockingToolset, runtime: FakeRuntime) -> None:
     runtime.hangs = True
     exec_tool = tool(SandboxToolkit(toolset=blocking), "exec")
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(exec_tool.ainvoke, tool_call("exec", command="sleep 1000"))
-        await until(lambda: runtime.commands)
-        tasks.cancel_scope.cancel()
-    assert runtime.cancelled
+    call = asyncio.create_task(exec_tool.ainvoke(tool_call("exec", command="sleep 1000")))
+    await until(lambda: runtime.commands)
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    assert runtime.cancelled  # it waited for the end of the work
 
 
 async def test_an_async_toolset_serves_async_calls(toolset: Toolset) -> None:

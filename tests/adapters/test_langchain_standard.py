@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from anyio.from_thread import start_blocking_portal
@@ -29,18 +29,18 @@ def opened() -> Iterator[None]:
     runtime = FakeRuntime(stdout=b"out", files={"/tmp/note": b"text"}, ports=frozenset({8000}))
     with start_blocking_portal("asyncio") as portal:
         toolkit = SandboxToolkit(toolset=BlockingToolset(portal, fake_toolset(runtime)))
-        StandardTests.tools = {tool.name: tool for tool in toolkit.get_tools()}
+        OneTool.tools = {tool.name: tool for tool in toolkit.get_tools()}
         yield
 
 
 def test_every_tool_has_an_example() -> None:
-    assert set(EXAMPLES) == set(StandardTests.tools)
+    assert set(EXAMPLES) == set(OneTool.tools)
 
 
-class StandardTests(ToolsUnitTests, ToolsIntegrationTests):
-    """Both suites for one tool."""
+class OneTool:
+    """What the suites ask of a tool under test."""
 
-    tools: dict[str, BaseTool]
+    tools: ClassVar[dict[str, BaseTool]]
     name: str
 
     @property
@@ -52,21 +52,7 @@ class StandardTests(ToolsUnitTests, ToolsIntegrationTests):
         return EXAMPLES[self.name]
 
 
-class TestRunCode(StandardTests):
-    name = "run_code"
-
-
-class TestExec(StandardTests):
-    name = "exec"
-
-
-class TestReadFile(StandardTests):
-    name = "read_file"
-
-
-class TestWriteFile(StandardTests):
-    name = "write_file"
-
-
-class TestGetPreviewUrl(StandardTests):
-    name = "get_preview_url"
+for _name in EXAMPLES:
+    for _suite in (ToolsUnitTests, ToolsIntegrationTests):
+        _title = f"Test_{_name}_{_suite.__name__}"
+        globals()[_title] = type(_title, (OneTool, _suite), {"name": _name})

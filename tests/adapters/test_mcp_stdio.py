@@ -147,15 +147,8 @@ async def test_a_toolset_that_does_not_open_is_told_on_stderr(journal: Path) -> 
     assert (ended.returncode, ended.stdout, ended.stderr) == (1, b"", b"sandbox-tools: a setting is missing\n")
 
 
-async def test_nothing_is_imported_at_start_that_listing_tools_does_not_need() -> None:
-    heavy = (
-        "langchain_core",
-        "openai",
-        "httpx",
-        "uvicorn",
-        "sandbox_tools.client.transport",
-        "sandbox_tools.local.app",
-    )
-    code = f"import sys, sandbox_tools.adapters.mcp.stdio\nprint([name for name in {heavy} if name in sys.modules])"
+async def test_starting_imports_no_other_framework_and_no_server_of_ours() -> None:
+    heavy = {"langchain_core", "openai", "matplotlib", "sandbox_tools.local.app", "sandbox_tools.local.service"}
+    code = f"import sys, sandbox_tools.adapters.mcp.stdio\nprint(sorted({heavy} & set(sys.modules)))"
     ended = await anyio.run_process([sys.executable, "-c", code])
     assert ended.stdout == b"[]\n"

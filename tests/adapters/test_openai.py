@@ -179,12 +179,13 @@ def test_strict_schemas_are_what_the_openai_package_makes_of_the_same_models(blo
 
     for seen, tool in zip(openai_tools(blocking, strict=True), blocking.tools, strict=True):
         theirs: Any = pydantic_function_tool(tool.arguments, name=tool.name, description=tool.description)
-        assert without_titles(seen) == without_titles(theirs)
+        assert comparable(seen) == comparable(theirs)
 
 
-def without_titles(value: Any) -> Any:
-    """Drop titles, and the docstring of the model, which the package adds."""
-    if isinstance(value, dict):
-        drop = {"title"} | ({"description"} if "properties" in value else set())
-        return {key: without_titles(item) for key, item in value.items() if key not in drop}
-    return value
+def comparable(value: Any) -> Any:
+    """Drop titles, the docstring of the model, which the package adds, and the order of `required`."""
+    if not isinstance(value, dict):
+        return value
+    drop = {"title", "description"} if "properties" in value else {"title"}
+    kept = {key: comparable(item) for key, item in value.items() if key not in drop}
+    return {**kept, "required": sorted(kept["required"])} if "required" in kept else kept
