@@ -53,14 +53,13 @@ class HostileServer:
 @asynccontextmanager
 async def hostile_server(*answers: Answer) -> AsyncIterator[HostileServer]:
     """Serve on loopback; every connection carries one request."""
-    async with anyio.create_task_group() as tasks:
-        listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
-        port = listener.extra(anyio.abc.SocketAttribute.local_port)
-        server = HostileServer(f"http://127.0.0.1:{port}", list(answers))
+    listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
+    port = listener.extra(anyio.abc.SocketAttribute.local_port)
+    server = HostileServer(f"http://127.0.0.1:{port}", list(answers))
+    async with listener, anyio.create_task_group() as tasks:
         tasks.start_soon(listener.serve, server.handle)
         yield server
         tasks.cancel_scope.cancel()
-        await listener.aclose()
 
 
 def raw(*pieces: bytes) -> Answer:
