@@ -76,7 +76,8 @@ VALUE = "__sandbox_tools_value__"
 """Where a compiled cell leaves the value of its last expression."""
 
 ENCODE = json.JSONEncoder().encode
-"""Not `json.dumps`: user code likes to replace that."""
+DECODE = json.JSONDecoder().decode
+"""Not `json.dumps` and `json.loads`: user code may replace those."""
 
 MAIN_THREAD = threading.get_ident()
 
@@ -351,8 +352,8 @@ class Display:
             text, images, notices = forms_of(value)
             self._show(text, images, notices)
 
-    def show_figures(self, *_: object, **__: object) -> None:
-        """Show and close the open figures of pyplot; also in place of `pyplot.show`."""
+    def show_figures(self) -> None:
+        """Show and close the open figures of pyplot."""
         pyplot = sys.modules.get("matplotlib.pyplot")
         for number in getattr(pyplot, "get_fignums", list)():
             figure = pyplot.figure(number)  # type: ignore[union-attr]  # it has figures, so it is there
@@ -542,7 +543,7 @@ def keep_last_value(tree: ast.Module) -> ast.Module:
 class FigureHook:
     """An import hook: `pyplot.show()` shows figures at that point, as it does in a notebook."""
 
-    def __init__(self, show: object) -> None:
+    def __init__(self, show: Callable[..., None]) -> None:
         self._show = show
 
     def find_spec(self, name: str, path: object = None, target: object = None) -> object:
@@ -559,7 +560,7 @@ class FigureHook:
 
         def load_and_patch(module: types.ModuleType) -> None:
             load(module)
-            module.show = self._show  # type: ignore[attr-defined]  # that is the point
+            module.show = lambda *a, **b: self._show()  # type: ignore[attr-defined]  # pyplot wants a plain function
 
         loader.exec_module = load_and_patch  # type: ignore[attr-defined]  # the same
 
@@ -605,7 +606,7 @@ class Kernel:
     def _read(self) -> None:
         """Take requests; the end of the stream ends the process, whatever it is doing."""
         for line in io.BufferedReader(io.FileIO(self._wire.requests, closefd=False)):
-            request = json.loads(line)
+            request = DECODE(line.decode())
             if request["op"] == "run":
                 self._requests.put(request)
             elif request["op"] == "interrupt":
