@@ -1,16 +1,15 @@
 """Finding many byte patterns at once, with the standard library only, and fast where nothing is found.
 
-A pattern of `2 * word` bytes contains a whole word at an aligned address wherever it lies. So the data is read as
-machine words, and one set operation in C tells whether any of them belongs to a pattern; almost always none does. The
-cost per byte does not depend on the number of patterns. Around a word that does, the candidates are looked up one by
-one: that is linear as well, whatever the data is.
+One machine word is read every `step` bytes. A pattern of at least `word + step` bytes contains one of these words
+wherever it lies, so one set operation in C tells whether anything can be there; almost always nothing can. The cost
+per byte does not depend on the number of patterns. Around a word that belongs to a pattern the candidates are looked
+up one by one: that is linear as well, whatever the data is.
 """
 
 from __future__ import annotations
 
 import struct
 import sys
-from collections.abc import Iterable, Iterator
 from typing import Final, NamedTuple
 
 from sandbox_tools.redaction.secret import Opaque
@@ -18,12 +17,8 @@ from sandbox_tools.redaction.secret import Opaque
 _WORD_CODES: Final = {4: "I", 8: "Q"}
 
 
-class Match(NamedTuple):
-    """Where a pattern is, `start` included and `end` not, and whose it is."""
-
-    start: int
-    end: int
-    name: str
+Match = tuple[int, int, str]
+"""Where a pattern begins, its size as a negative number, and whose it is: sorted, the earliest and longest is first."""
 
 
 class _Pattern(NamedTuple):
@@ -36,22 +31,23 @@ class Matcher(Opaque):
     """A set of patterns. Immutable once it is in use.
 
     Attributes:
-        anchor_size: `2 * word`, the size in bytes of the shortest pattern that it can hold and of a fragment.
+        anchor_size: `word + step`, the size in bytes of the shortest pattern that it can hold and of a fragment.
         longest: Size of the longest pattern in bytes, 0 without patterns.
     """
 
-    __slots__ = ("_anchored", "_fragments", "_inner", "_seeds", "_word", "anchor_size", "longest")
+    __slots__ = ("_anchored", "_fragments", "_inner", "_seeds", "_step", "_word", "anchor_size", "longest")
 
-    def __init__(self, word: int) -> None:
+    def __init__(self, *, word: int, step: int) -> None:
         self._word = word
-        self.anchor_size = 2 * word
+        self._step = step
+        self.anchor_size = word + step
         self.longest = 0
         self._fragments: dict[bytes, str] = {}
         """Names by pattern, for patterns of exactly the anchor size."""
         self._anchored: dict[bytes, tuple[_Pattern, ...]] = {}
         """Other patterns by the bytes at their anchor."""
         self._seeds: set[int] = set()
-        """The words that may be the first aligned one in a fragment or an anchor."""
+        """The words that may be the first to be read in a fragment or an anchor."""
         self._inner: set[int] = set()
         """All other words of patterns: what ends with one may be the start of a pattern."""
 
@@ -72,31 +68,28 @@ class Matcher(Opaque):
         self._seeds |= self._words(form)
         self.longest = max(self.longest, size)
 
-    @classmethod
-    def merged(cls, word: int, parts: Iterable[Matcher]) -> Matcher:
-        """Return one matcher with the patterns of all `parts`."""
-        whole = cls(word)
-        for part in parts:
-            both = whole._anchored.keys() & part._anchored.keys()
-            clashes = {key: whole._anchored[key] + part._anchored[key] for key in both}
-            whole._anchored |= part._anchored | clashes
-            whole._fragments |= part._fragments
-            whole._seeds |= part._seeds
-            whole._inner |= part._inner
-            whole.longest = max(whole.longest, part.longest)
-        return whole
+    def include(self, other: Matcher) -> None:
+        """Add the patterns of a matcher with the same word and step. Only while nobody else uses this one."""
+        both = self._anchored.keys() & other._anchored.keys()
+        clashes = {key: self._anchored[key] + other._anchored[key] for key in both}
+        self._anchored |= other._anchored | clashes
+        self._fragments |= other._fragments
+        self._seeds |= other._seeds
+        self._inner |= other._inner
+        self.longest = max(self.longest, other.longest)
 
-    def find(self, data: bytes) -> Iterator[Match]:
-        """Yield every pattern that is complete in `data`, in no particular order."""
+    def find(self, data: bytes) -> list[Match]:
+        """Return every pattern that is complete in `data`, in no particular order."""
+        found: list[Match] = []
         if not self._seeds:
-            return
-        # Faster than iterating over a memoryview; most of all time is spent in these two calls.
-        words = struct.unpack_from(f"{len(data) // self._word}{_WORD_CODES[self._word]}", data)
-        if self._seeds.isdisjoint(words):
-            return
-        for index, word in enumerate(words):
-            if word in self._seeds:
-                yield from self._around(data, index * self._word)
+            return found
+        whole_words = memoryview(data)[: len(data) // self._word * self._word].cast(_WORD_CODES[self._word])
+        words = whole_words[:: self._step // self._word]
+        if not self._seeds.isdisjoint(words):  # nearly all time is spent in this call
+            for index, word in enumerate(words):
+                if word in self._seeds:
+                    self._look_around(data, index * self._step, found)
+        return found
 
     def pending(self, data: bytes) -> int:
         """Return a size: no pattern that begins before the last so many bytes of `data` can end after them."""
@@ -106,15 +99,15 @@ class Matcher(Opaque):
             size += 1
         return size
 
-    def _around(self, data: bytes, at: int) -> Iterator[Match]:
-        """Yield the patterns in which the word at `at` is the first aligned one of a fragment or an anchor."""
-        for start in range(max(0, at - self._word + 1), at + 1):
+    def _look_around(self, data: bytes, at: int, found: list[Match]) -> None:
+        """Add the patterns in which the word at `at` is the first to be read of a fragment or an anchor."""
+        for start in range(max(0, at - self._step + 1), at + 1):
             key = data[start : start + self.anchor_size]
             if key in self._fragments:
-                yield Match(start, start + self.anchor_size, self._fragments[key])
+                found.append((start, -self.anchor_size, self._fragments[key]))
             for form, anchor, name in self._anchored.get(key, ()):
                 if start >= anchor and data.startswith(form, start - anchor):
-                    yield Match(start - anchor, start - anchor + len(form), name)
+                    found.append((start - anchor, -len(form), name))
 
     def _is_inside(self, data: bytes, at: int) -> bool:
         word = int.from_bytes(data[at : at + self._word], sys.byteorder)

@@ -115,8 +115,9 @@ class StreamRedactor(Opaque):
             seen = self._held + data[at : at + _PIECE_BYTES]
             is_last = final and at + _PIECE_BYTES >= len(data)
             limit = len(seen) if is_last else len(seen) - patterns.pending(seen)
-            self._emit(seen, patterns.find(seen), limit, out)
+            matches = patterns.find(seen)
             self._budget.check_time()
+            self._emit(seen, matches, limit, out)
 
     def _emit(self, seen: bytes, matches: list[Match], limit: int, out: list[bytes]) -> None:
         """Pass on what is before `limit`. All matches that begin before it are known, so that much is certain.
@@ -125,13 +126,14 @@ class StreamRedactor(Opaque):
         that reaches beyond the limit is not cut: the rest of it is remembered as covered.
         """
         done = self._covered
-        for start, end, name in matches:
+        for start, negative_size, name in matches:
             if start >= limit:
                 break
             if start >= done:
+                out.append(seen[done:start])
                 self._budget.count_hit()
-                out += (seen[done:start], placeholder(name).encode())
-            done = max(done, end)
+                out.append(placeholder(name).encode())
+            done = max(done, start - negative_size)
         out.append(seen[done:limit])
         self._held = seen[limit:]
         self._covered = max(0, done - limit)

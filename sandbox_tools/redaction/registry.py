@@ -41,7 +41,7 @@ class Registry(Opaque):
         self._by_value: dict[str, Secret] = {}
         self._parts: dict[Secret, Patterns] = {}
         self._retired: dict[Secret, None] = {}
-        self._snapshot = Patterns.merged(())
+        self._snapshot = Patterns()
 
     def register(self, name: str, value: str) -> Secret:
         """Redact `value` as `[REDACTED:name]` from now on and return its handle.

@@ -47,11 +47,12 @@ SECRETS = {
     "OVERLAP_A": _chars(14) + _SHARED,
     "OVERLAP_B": _SHARED + _chars(14),
     "SELF_OVERLAP": _chars(4, string.ascii_lowercase) * 12,
+    "STRONG20": _chars(20, string.ascii_letters + string.digits),
     "QUOTES": f"{_chars(12)}\"'\\%+/=&é{_chars(12)}ü\\n/",
     "SHORT": f'q{_chars(4)}/"+ é%',
     "SHORT_PLAIN": _chars(8, string.ascii_letters + string.digits),
 }
-SPREADABLE = ("HEX64", "BASE64URL43", "SK", "JWT", "DECOY", "OVERLAP_A")
+SPREADABLE = ("HEX64", "BASE64URL43", "SK", "JWT", "DECOY", "OVERLAP_A", "STRONG20")
 """Strong, and made of letters and digits almost only, so also found with something between their characters."""
 
 ENCODINGS: dict[str, Callable[[str], bytes]] = {
@@ -122,8 +123,8 @@ def protected_part(name: str) -> str:
 def longest_leak(output: bytes, secret: str) -> int:
     """Return the size of the longest piece of `secret` that anybody could get out of `output`."""
     views = [view for decoded in _unescaped(output) for view in (decoded, *_decoded(decoded))]
-    plain, squeezed = secret.encode(), _squeezed(secret.encode())
-    return max(max(_longest_common(plain, view), _longest_common(squeezed, _squeezed(view))) for view in views)
+    plain, joined_up = secret.encode(), squeezed(secret.encode())
+    return max(max(_longest_common(plain, view), _longest_common(joined_up, squeezed(view))) for view in views)
 
 
 def _unescaped(output: bytes) -> Iterator[bytes]:
@@ -158,7 +159,13 @@ def _whole(run: bytes, unit: int) -> bytes:
     return run[: len(run) // unit * unit]
 
 
-def _squeezed(data: bytes) -> bytes:
+def pieces(form: bytes, size: int) -> set[bytes]:
+    """Return every piece of `form` that has `size` bytes."""
+    return {form[at : at + size] for at in range(len(form) - size + 1)}
+
+
+def squeezed(data: bytes) -> bytes:
+    """Return the ASCII letters and digits of `data`."""
     return re.sub(rb"[^A-Za-z0-9]", b"", data)
 
 
