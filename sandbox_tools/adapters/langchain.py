@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import base64
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
@@ -25,8 +26,8 @@ Artifact: TypeAlias = dict[str, str | int | bool | None]
 class SandboxToolkit(BaseToolkit):
     """The sandbox tools: `create_agent(model, tools=SandboxToolkit().get_tools())`.
 
-    Close it, or use it in `with` or `async with`: that deletes the sandboxes that it made. A toolset that the
-    caller opened stays open.
+    Close it, or use it in `with` or `async with`: that deletes the sandboxes that it made; else the end of the process
+    does. A toolset that the caller opened stays open.
     """
 
     # Private attributes: what is not a field cannot be in `repr`, in a dump or in a trace.
@@ -65,10 +66,12 @@ class SandboxToolkit(BaseToolkit):
         """
         if self._toolset is None:
             self._toolset = self._exits.enter_context(self._open())
+            atexit.register(self.close)  # tools outlive a toolkit that nobody keeps
         return [_structured_tool(self._toolset, tool, self._images, self._prefix) for tool in self._toolset.tools]
 
     def close(self) -> None:
         """End the toolset that this toolkit opened, with its sandboxes. Closing twice is fine."""
+        atexit.unregister(self.close)
         self._exits.close()
 
     def __enter__(self) -> Self:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -129,3 +131,9 @@ def test_a_toolkit_shows_nothing_of_itself(blocking: BlockingToolset) -> None:
     assert repr(toolkit) == "SandboxToolkit()"
     assert toolkit.model_dump() == {}
     assert "the-api-key-of-this-test" not in str(vars(toolkit)) + str(toolkit.__pydantic_private__)
+
+
+def test_a_process_ends_although_its_toolkit_was_never_closed() -> None:
+    code = "from sandbox_tools.adapters.langchain import SandboxToolkit; print(len(SandboxToolkit().get_tools()))"
+    ended = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=30)
+    assert int(ended.stdout) > 0
