@@ -306,7 +306,7 @@ class Kernel:
     async def _kill_group(self, pid: int) -> None:
         """Kill what the kernel started: some runtimes signal only the process itself (wire contract 4.3). The kernel
         made itself the leader of a group."""
-        killer = await self._starter.start(Command(cmd="/bin/sh", args=("-c", f"kill -KILL -- -{pid:d}")))
+        killer = await self._starter.start(Command(cmd="/bin/sh", args=("-c", f"kill -9 -{pid:d}")))
         await killer.aclose()
 
 

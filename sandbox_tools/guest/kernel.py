@@ -281,7 +281,7 @@ class Interrupts:
         signal.signal(signal.SIGINT, self._on_signal)  # user code may have set its own
 
     def end(self) -> bool:
-        """End the run; return whether it was interrupted."""
+        """End the run; return whether an interrupt came before its end."""
         self._over.set()
         return self._interrupted
 
@@ -290,28 +290,27 @@ class Interrupts:
         over = self._over
         if over.is_set() or run_id != self._run_id:
             return
-        self._interrupted = True
         signal.pthread_kill(MAIN_THREAD, signal.SIGINT)
         for _ in range(INTERRUPT_STEPS):
             if over.wait(INTERRUPT_STEP_S):
                 return
+            self._interrupted = True
             if os.getpgrp() == os.getpid():
                 os.killpg(0, signal.SIGINT)
 
     def deliver(self) -> None:
-        """Raise the interrupt that came while an event was being written."""
+        """Raise the interrupt that has come, if one has."""
         if self._pending:
             self._pending = False
+            self._interrupted = True
             raise KeyboardInterrupt
 
     def _on_signal(self, signum: int, frame: types.FrameType | None) -> None:
         if self._over.is_set():
             return
-        self._interrupted = True
-        if not interruptible(frame):
-            self._pending = True
-            return
-        raise KeyboardInterrupt
+        self._pending = True
+        if interruptible(frame):
+            self.deliver()
 
 
 def call_user(function: Callable[..., object], *arguments: object) -> None:

@@ -12,7 +12,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -423,18 +422,17 @@ def test_a_kernel_whose_protocol_was_closed_ends(kernel: KernelProcess) -> None:
     assert kernel.wait_for_end() != 0
 
 
-def test_output_of_a_thread_that_outlives_its_run_is_not_lost(kernel: KernelProcess) -> None:
+def test_output_of_a_thread_that_outlives_its_run_is_not_lost(kernel: KernelProcess, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "gate")
     outcome = kernel.run(
         "import threading\n"
-        "go = threading.Event()\n"
         "def later():\n"
-        "    go.wait()\n"
+        "    open('gate').close()\n"
         "    print('from the thread')\n"
-        "thread = threading.Thread(target=later)\n"
-        "thread.start()\n"
-        "threading.Timer(0.05, go.set).start()"
+        "threading.Thread(target=later).start()"
     )
     assert outcome.stdout == ""
+    (tmp_path / "gate").write_text("")
     late = kernel.events_until("from the thread")
     assert [event["id"] for event in late] == [None]
 
@@ -607,17 +605,6 @@ def test_a_figure_of_code_that_failed_is_shown(own_kernel: KernelProcess) -> Non
     outcome = own_kernel.run("import matplotlib.pyplot as plt\nplt.plot([1])\n1 / 0")
     assert len(figures(outcome)) == 1
     assert (outcome.error or {})["name"] == "ZeroDivisionError"
-
-
-def test_a_killed_kernel_is_gone_at_once(own_kernel: KernelProcess) -> None:
-    own_kernel.start(
-        "print('started')\nwhile True:\n    try:\n        while True: pass\n    except BaseException: pass"
-    )
-    own_kernel.events_until("started")
-    began = time.monotonic()
-    own_kernel.process.kill()
-    assert own_kernel.wait_for_end() == -signal.SIGKILL
-    assert time.monotonic() - began < 5
 
 
 @pytest.mark.parametrize("length", [0, 1, kernel_module.MAX_TEXT_CHARS, kernel_module.MAX_TEXT_CHARS + 1])

@@ -1,0 +1,600 @@
+"""client/contexts.py over real local processes: only the HTTP between is left out."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import signal
+import sys
+import time
+import tracemalloc
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import anyio
+import anyio.abc
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sandbox_tools.client.contexts import PythonContext
+from sandbox_tools.client.kernel import MAX_IDLE_BYTES, MAX_RESULTS, IdleOutput, Run
+from sandbox_tools.errors import (
+    SandboxProtocolError,
+    SandboxRequestError,
+    SandboxResponseError,
+    SandboxUnreachableError,
+)
+from sandbox_tools.runtime import CodeResult, OutputStream
+from sandbox_tools.wire.envelope import WireError
+from sandbox_tools.wire.kernel import LineDecoder, Shown, event_from_line
+from sandbox_tools.wire.process import SIGNALS, Command, Ended, OutputData, ProcessEvent, SignalName, StreamName
+
+DEADLINE_S = 20.0
+LONG_S = 60.0
+
+UNSTOPPABLE = "import time\nwhile True:\n    try: time.sleep(60)\n    except BaseException: pass"
+
+PROTOCOL = """\
+import os, sys
+def protocol():
+    frame = sys._getframe()
+    while "_wire" not in vars(frame.f_locals.get("self", type)): frame = frame.f_back
+    return frame.f_locals["self"]._wire._events
+def forge(line):
+    while line: line = line[os.write(protocol(), line):]
+"""
+"""What hostile code does: it finds the descriptor and writes to it."""
+
+
+class LocalProcess:
+    """A process of this machine as a `ProcessStream`. Like some runtimes, it signals the process only."""
+
+    def __init__(self, sandbox: LocalSandbox, process: anyio.abc.Process) -> None:
+        self._sandbox = sandbox
+        self._process = process
+        self._sender, self._receiver = anyio.create_memory_object_stream[ProcessEvent](8)
+        self._refused = anyio.Event()
+        self.broken = anyio.Event()
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    async def pump(self) -> None:
+        async with self._process, self._sender:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self._forward, "stdout", self._process.stdout)
+                tasks.start_soon(self._forward, "stderr", self._process.stderr)
+            code = await self._process.wait()
+            if self._sandbox.late_end:
+                await self._refused.wait()
+            status = f"exit status {code}" if code >= 0 else f"signal: {signal.strsignal(-code)}".lower()
+            await self._send(Ended(max(code, -1), code >= 0, status))
+
+    async def _forward(self, name: StreamName, pipe: anyio.abc.ByteReceiveStream | None) -> None:
+        assert pipe is not None
+        async for data in pipe:
+            await self._send(OutputData(name, data))
+
+    async def _send(self, event: ProcessEvent) -> None:
+        try:
+            await self._sender.send(event)
+        except anyio.BrokenResourceError:
+            return  # nobody listens any more: a runtime discards it
+
+    async def events(self) -> AsyncIterator[ProcessEvent]:
+        async for event in self._receiver:
+            if self.broken.is_set():
+                raise SandboxUnreachableError("run a process")
+            yield event
+
+    async def send_input(self, data: bytes) -> None:
+        self._sandbox.requests.append("send_input")
+        assert self._process.stdin is not None
+        if self._process.returncode is None:
+            try:
+                await self._process.stdin.send(data)
+            except (anyio.BrokenResourceError, anyio.ClosedResourceError):
+                pass
+            else:
+                return
+        self._refused.set()
+        raise SandboxResponseError("run a process", kind="not_found", status=404, reason="process_not_found")
+
+    async def send_signal(self, signal: SignalName) -> None:
+        self._sandbox.requests.append(signal)
+        if self._process.returncode is not None:
+            raise SandboxResponseError("run a process", kind="not_found", status=404, reason="process_not_found")
+        self._process.send_signal(SIGNALS[signal])
+
+    async def aclose(self) -> None:
+        self._receiver.close()
+
+
+class LocalSandbox:
+    """A `ProcessStarter` on this machine."""
+
+    def __init__(self, root: Path, tasks: anyio.abc.TaskGroup) -> None:
+        self.requests: list[str] = []
+        self.kernels: list[LocalProcess] = []
+        self.late_end = False
+        self.python = [sys.executable]
+        self.gate: anyio.Event | None = None
+        self._root = root
+        self._tasks = tasks
+
+    async def write_file(self, path: str, data: bytes) -> None:
+        self.requests.append("write_file")
+        file = anyio.Path(str(self._root) + path)
+        await file.parent.mkdir(parents=True, exist_ok=True)
+        await file.write_bytes(data)
+
+    async def start(self, command: Command) -> LocalProcess:
+        self.requests.append(f"start {command.cmd}")
+        if self.gate is not None:
+            await self.gate.wait()
+        argv = [command.cmd, *command.args]
+        if command.cmd == "python3":
+            argv = [*self.python, "-u", str(self._root) + command.args[-1]]
+        process = LocalProcess(self, await anyio.open_process(argv, cwd=self._root))
+        self._tasks.start_soon(process.pump)
+        if command.cmd == "python3":
+            self.kernels.append(process)
+        return process
+
+
+class Harness:
+    """A context in a local sandbox, and the output that the last run gave."""
+
+    def __init__(self, root: Path, tasks: anyio.abc.TaskGroup) -> None:
+        self.sandbox = LocalSandbox(root, tasks)
+        self.context = PythonContext(self.sandbox, tasks)
+        self.output: list[tuple[OutputStream, bytes]] = []
+        self._printed = anyio.Event()
+
+    def sink(self, stream: OutputStream, data: bytes) -> None:
+        self.output.append((stream, data))
+        self._printed.set()
+
+    async def run(self, code: str, *, timeout_s: float = DEADLINE_S) -> CodeResult:
+        self.output = []
+        with anyio.fail_after(DEADLINE_S + 10):
+            return await self.context.run(code, timeout_s=timeout_s, on_output=self.sink)
+
+    async def value(self, code: str) -> str:
+        """Run an expression and return its text."""
+        result = await self.run(code)
+        assert result.error is None, result.error
+        return result.results[0].text["text/plain"]
+
+    async def wait_for_output(self, data: bytes) -> None:
+        with anyio.fail_after(DEADLINE_S):
+            while data not in b"".join(piece for _, piece in self.output):
+                self._printed = anyio.Event()
+                await self._printed.wait()
+
+    def text(self, stream: OutputStream = "stdout") -> str:
+        return b"".join(data for name, data in self.output if name == stream).decode()
+
+
+@asynccontextmanager
+async def harness(root: Path) -> AsyncIterator[Harness]:
+    async with anyio.create_task_group() as tasks:
+        made = Harness(root, tasks)
+        try:
+            yield made
+        finally:
+            with anyio.CancelScope(shield=True):
+                await made.context.aclose()
+            tasks.cancel_scope.cancel()
+
+
+async def wait_until_gone(pid: int) -> None:
+    """Wait until a process that is not our child has ended."""
+    with anyio.fail_after(DEADLINE_S):
+        while is_alive(pid):
+            await anyio.sleep(0.01)
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except FileNotFoundError:
+        return False
+
+
+async def test_a_run_costs_one_request_after_the_first(tmp_path: Path) -> None:
+    async with harness(tmp_path) as box:
+        assert (await box.run("x = 41")).results == ()
+        assert box.sandbox.requests == ["write_file", "start python3", "send_input"]
+        box.sandbox.requests.clear()
+        assert await box.value("x + 1") == "42"
+        assert box.sandbox.requests == ["send_input"]
+
+
+async def test_output_results_and_errors_come_back(tmp_path: Path) -> None:
+    async with harness(tmp_path) as box:
+        code = "import sys\nprint('out')\nprint('err', file=sys.stderr)\ndisplay('shown')\nprint(1/0)"
+        result = await box.run(code)
+        assert (box.text(), box.text("stderr")) == ("out\n", "err\n")
+        assert [rich.text for rich in result.results] == [{"text/plain": "'shown'"}]
+        assert result.error is not None
+        assert (result.error.name, result.error.message) == ("ZeroDivisionError", "division by zero")
+        assert '"<cell 1>", line 5' in result.error.traceback
+        assert (result.timed_out, result.state_kept, result.state_lost_before) == (False, True, False)
+        assert 0 < result.elapsed_ms < DEADLINE_S * 1000
+
+
+async def test_images_are_decoded_and_lone_surrogates_made_harmless(tmp_path: Path) -> None:
+    async with harness(tmp_path) as box:
+        result = await box.run(
+            "class I:\n    def __repr__(self): return '\\ud800'\n    def _repr_png_(self): return b'P'\nI()"
+        )
+        assert result.results[0].images == {"image/png": b"P"}
+        assert result.results[0].text == {"text/plain": "\\ud800"}
+
+
+async def test_code_that_sleeps_too_long_is_interrupted_and_the_state_is_kept(tmp_path: Path) -> None:
+    async with harness(tmp_path) as box:
+        await box.run("x = 1")
+        result = await box.run("import time\nprint('begun')\ntime.sleep(60)", timeout_s=0.3)
+        assert (result.timed_out, result.state_kept) == (True, True)
+        assert box.text() == "begun\n"
+        assert result.error is not None
+        assert "line 3, in <module>" in result.error.traceback
+        assert 300 <= result.elapsed_ms < 2300
+        assert await box.value("x") == "1"
+
+
+async def test_code_that_cannot_be_interrupted_is_killed_and_says_so(tmp_path: Path) -> None:
+    async with harness(tmp_path) as box:
+        await box.run("x = 1")
+        result = await box.run("print('begun')\n" + UNSTOPPABLE, timeout_s=0.3)
+        assert (result.timed_out, result.state_kept, result.error) == (True, False, None)
+        assert box.text() == "begun\n"
+        assert result.elapsed_ms < 4300
+        again = await box.run("x")
+        assert again.error is not None
+        assert again.error.name == "NameError"
+        assert not again.state_lost_before, "it was already told"
+
+
+async def test_killing_a_context_ends_what_it_started(tmp_path: Path) -> None:
+    async with harness(tmp_path) as box:
+        child = int(
+            await box.value(
+                "import subprocess\nchild = subprocess.Popen(\"trap '' INT TERM; sleep 60\", shell=True)\nchild.pid"
+            )
+        )
+        result = await box.run(
+            "import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\nchild.wait()", timeout_s=0.1
+        )
+        assert not result.state_kept
+        await wait_until_gone(child)
+
+
+async def test_code_that_ends_just_after_its_time_is_no_timeout(tmp_path: Path) -> None:
+    """The interrupt comes too late for the first run, and must not hit the second."""
+    async with harness(tmp_path) as box:
+        await box.run("import time")
+        for _ in range(20):
+            result = await box.run("time.sleep(0.02)\n'done'", timeout_s=0.02)
+            assert result.state_kept
+            assert result.timed_out or result.error is None
+            assert await box.value("'next'") == "'next'"
+
+
+async def test_cancelling_interrupts_and_keeps_the_state(tmp_path: Path) -> None:
+    async with harness(tmp_path) as box:
+        await box.run("x = 1")
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(box.run, "import time\nprint('begun')\ntime.sleep(60)\nx = 2")
+            await box.wait_for_output(b"begun")
+            tasks.cancel_scope.cancel()
+        assert await box.value("x") == "1"
+        assert len(box.sandbox.kernels) == 1
+
+
+async def test_cancelling_code_that_cannot_be_interrupted_kills_it(tmp_path: Path) -> None:
+    async with harness(tmp_path) as box:
+        await box.run("x = 1")
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(box.run, "print('begun')\n" + UNSTOPPABLE)
+            await box.wait_for_output(b"begun")
+            began = time.monotonic()
+            tasks.cancel_scope.cancel()
+        assert time.monotonic() - began < 4
+        assert not is_alive(box.sandbox.kernels[0].pid)
+        result = await box.run("1")
+        assert result.state_lost_before
+
+
+async def test_cancelling_during_the_start_leaves_no_second_process(tmp_path: Path) -> None:
+    async with harness(tmp_path) as box:
+        box.sandbox.gate = anyio.Event()
+        with anyio.move_on_after(0.05) as scope:
+            await box.run("x = 1")
+        assert scope.cancelled_caught
+        timed_out = await box.run("x = 2", timeout_s=0.05)
+        assert (timed_out.timed_out, timed_out.results) == (True, ())
+        box.sandbox.gate.set()
+        assert await box.value("'x' in vars()") == "False"
+        assert len(box.sandbox.kernels) == 1
+
+
+@pytest.mark.parametrize(
+    ("code", "how"),
+    [
+        ("import os\nos._exit(3)", "exit status 3"),
+        ("import os\nos.kill(os.getpid(), 9)", "signal: killed; often the memory limit"),
+        ("import ctypes\nctypes.string_at(0)", "signal: segmentation fault"),
+    ],
+)
+async def test_the_death_of_a_context_is_told_and_the_next_run_is_fresh(tmp_path: Path, code: str, how: str) -> None:
+    async with harness(tmp_path) as box:
+        result = await box.run("display('shown')\nprint('said')\n" + code)
+        assert result.error is not None
+        assert result.error.name == "ContextDied"
+        assert f"({how})" in result.error.message
+        assert (result.state_kept, result.timed_out) == (False, False)
+        assert [rich.text["text/plain"] for rich in result.results] == ["'shown'"]
+        assert ("Segmentation fault" in result.error.traceback) == ("ctypes" in code)
+        assert await box.value("'x' in vars()") == "False"
+
+
+@pytest.mark.parametrize("late_end", [False, True], ids=["the end was seen", "the end was not seen yet"])
+async def test_a_death_between_runs_is_told_by_the_next_run(tmp_path: Path, late_end: bool) -> None:
+    async with harness(tmp_path) as box:
+        box.sandbox.late_end = late_end
+        await box.run("x = 1")
+        kernel = box.sandbox.kernels[0]
+        os.kill(kernel.pid, signal.SIGKILL)
+        await kernel._process.wait()
+        result = await box.run("'x' in vars()")
+        box.sandbox.late_end = False
+        assert result.results[0].text["text/plain"] == "False"
+        assert (result.state_lost_before, result.state_kept, result.error) == (True, True, None)
+        assert not (await box.run("1")).state_lost_before
+
+
+async def test_a_template_without_python_is_a_clear_error(tmp_path: Path) -> None:
+    async with harness(tmp_path) as box:
+        box.sandbox.python = ["/usr/bin/env", "PATH=/nowhere", "python3"]
+        for _ in range(2):
+            with pytest.raises(SandboxResponseError) as caught:
+                await box.run("1")
+            assert caught.value.reason == "command_not_found"
+        box.sandbox.python = [sys.executable]
+        assert not (await box.run("1")).state_lost_before
+
+
+async def test_fifty_megabytes_of_output_take_little_memory(tmp_path: Path) -> None:
+    async with harness(tmp_path) as box:
+        await box.run("1")
+        count = 0
+
+        def sink(stream: OutputStream, data: bytes) -> None:
+            nonlocal count
+            count += len(data)
+
+        tracemalloc.start()
+        try:
+            code = "line = 'x' * 9_999\nfor _ in range(5_000): print(line)"
+            result = await box.context.run(code, timeout_s=LONG_S, on_output=sink)
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+        assert (count, result.error, result.timed_out) == (50_000_000, None, False)
+        assert peak < 8 * 1024 * 1024
+
+
+async def test_output_between_runs_goes_to_the_next_run(tmp_path: Path) -> None:
+    async with harness(tmp_path) as box:
+        os.mkfifo(tmp_path / "go")
+        os.mkfifo(tmp_path / "done")
+        await box.run("import subprocess\nsubprocess.Popen('cat go; echo late; echo > done', shell=True)")
+        await anyio.to_thread.run_sync((tmp_path / "go").write_text, "")
+        await anyio.to_thread.run_sync((tmp_path / "done").read_text)
+        await box.run("print('now')")
+        assert box.text() == "late\nnow\n"
+
+
+def test_much_output_between_runs_is_cut_with_a_notice(tmp_path: Path) -> None:
+    box = Harness(tmp_path, None)  # type: ignore[arg-type]  # nothing is started
+    idle = IdleOutput()
+    for _ in range(3):
+        idle.add("stdout", b"x" * 30_000)
+    idle.hand_over(Run(box.sink))
+    assert box.text() == "x" * MAX_IDLE_BYTES
+    assert box.text("stderr") == f"\n[{90_000 - MAX_IDLE_BYTES} bytes of output between the calls are not kept]\n"
+    box.output.clear()
+    idle.hand_over(Run(box.sink))
+    assert box.output == []
+
+
+async def test_a_run_may_show_so_much_and_no_more(tmp_path: Path) -> None:
+    async with harness(tmp_path) as box:
+        result = await box.run("for n in range(100): display(n)")
+        assert len(result.results) == MAX_RESULTS + 1
+        assert result.results[-1].text["text/plain"] == "[36 more results are not shown]"
+        large = await box.run("for n in range(20): display('x' * 250_000)")
+        assert len(large.results) == 9
+        assert sum(len(rich.text["text/plain"]) for rich in large.results) < 2.1 * 1024 * 1024
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "b'x' * (9 << 20)",
+        "b'not JSON\\n'",
+        "b'[]\\n'",
+        'b\'{"ev": "out", "b64": "%%"}\\n\'',
+        'b\'{"ev": "result", "text": {"text/plain": 5}, "images": {}}\\n\'',
+        "b'[' * 100_000 + b'\\n'",
+    ],
+)
+async def test_a_kernel_that_breaks_the_protocol_is_killed(tmp_path: Path, line: str) -> None:
+    async with harness(tmp_path) as box:
+        await box.run(PROTOCOL)
+        with pytest.raises(SandboxProtocolError) as caught:
+            await box.run(f"forge({line})\nwhile True: pass")
+        assert caught.value.__context__ is None
+        await wait_until_gone(box.sandbox.kernels[0].pid)
+        assert (await box.run("1")).state_lost_before
+
+
+async def test_forged_events_of_other_runs_and_unknown_ones_are_ignored(tmp_path: Path) -> None:
+    async with harness(tmp_path) as box:
+        await box.run(PROTOCOL)
+        forged = [{"ev": "done", "id": "x"}, {"ev": "new"}, {"ev": "done"}, {"ev": "error", "id": None}]
+        forged[3] |= {"name": "N", "message": "m", "traceback": "t"}
+        lines = "".join(json.dumps(event) + "\n" for event in forged)
+        result = await box.run(f"forge({lines.encode()!r})\n'own'")
+        assert (result.error, result.results[0].text["text/plain"]) == (None, "'own'")
+
+
+async def test_a_broken_event_stream_is_raised_and_the_process_killed(tmp_path: Path) -> None:
+    async with harness(tmp_path) as box:
+        await box.run("x = 1")
+        first = box.sandbox.kernels[0]
+        first.broken.set()
+        with pytest.raises(SandboxUnreachableError) as caught:
+            await box.run("print('anything')\nimport time\ntime.sleep(60)")
+        assert caught.value.__context__ is None
+        await wait_until_gone(first.pid)
+        assert (await box.run("1")).state_lost_before
+
+
+async def test_a_stream_that_breaks_between_runs_is_replaced(tmp_path: Path) -> None:
+    async with harness(tmp_path) as box:
+        os.mkfifo(tmp_path / "go")
+        await box.run("import threading\nthreading.Thread(target=lambda: print(open('go').read())).start()")
+        first = box.sandbox.kernels[0]
+        first.broken.set()
+        await anyio.to_thread.run_sync((tmp_path / "go").write_text, "now")
+        with anyio.fail_after(DEADLINE_S):
+            while not box.context._kernel or not box.context._kernel.over.is_set():
+                await anyio.sleep(0.01)
+        assert (await box.run("1")).state_lost_before
+        await wait_until_gone(first.pid)
+
+
+async def test_a_sandbox_that_cannot_start_anything_raises_its_own_error(tmp_path: Path) -> None:
+    async with harness(tmp_path) as box:
+
+        async def refuse(path: str, data: bytes) -> None:
+            raise SandboxUnreachableError("write a file")
+
+        box.sandbox.write_file = refuse  # type: ignore[method-assign]  # a sandbox that is not there
+        with pytest.raises(SandboxRequestError, match="write a file"):
+            await box.run("1")
+
+
+async def test_an_exception_of_the_sink_reaches_the_caller_and_nobody_else(tmp_path: Path) -> None:
+    async with harness(tmp_path) as box:
+
+        def sink(stream: OutputStream, data: bytes) -> None:
+            raise LookupError("sink")
+
+        with pytest.raises(LookupError, match="sink"):
+            await box.context.run("x = 1\nprint(1)", timeout_s=DEADLINE_S, on_output=sink)
+        assert await box.value("x") == "1"
+
+
+async def test_runs_wait_for_each_other(tmp_path: Path) -> None:
+    async with harness(tmp_path) as box:
+        async with anyio.create_task_group() as tasks:
+            for n in range(5):
+                tasks.start_soon(one_run, box, n)
+        lines = box.text().split()
+        assert [line[1:] for line in lines[::2]] == [line[1:] for line in lines[1::2]]
+        assert sorted(lines) == sorted(f"{letter}{n}" for letter in "ab" for n in range(5))
+
+
+async def one_run(box: Harness, n: int) -> None:
+    await box.context.run(f"print('a{n}')\nprint('b{n}')", timeout_s=DEADLINE_S, on_output=box.sink)
+
+
+async def test_closing_ends_the_process_and_what_it_started(tmp_path: Path) -> None:
+    async with harness(tmp_path) as box:
+        child = int(await box.value("import subprocess\nsubprocess.Popen(['sleep', '60']).pid"))
+        await box.context.aclose()
+        await wait_until_gone(child)
+        assert not is_alive(box.sandbox.kernels[0].pid)
+        await box.context.aclose()
+
+
+async def test_closing_during_a_run_ends_the_run(tmp_path: Path) -> None:
+    async with harness(tmp_path) as box:
+        results: list[CodeResult] = []
+
+        async def run() -> None:
+            results.append(await box.run("print('begun')\nimport time\ntime.sleep(60)"))
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(run)
+            await box.wait_for_output(b"begun")
+            await box.context.aclose()
+        assert results[0].error is not None
+        assert results[0].error.name == "ContextDied"
+        assert not results[0].state_kept
+
+
+@given(st.lists(st.binary(max_size=20).map(lambda line: line.replace(b"\n", b"")), max_size=8), st.data())
+def test_any_chunking_of_lines_gives_the_same_lines(lines: list[bytes], data: st.DataObject) -> None:
+    stream = b"".join(line + b"\n" for line in lines)
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=10)))
+    decoder = LineDecoder()
+    pieces = [stream[a:b] for a, b in zip([0, *cuts], [*cuts, len(stream)], strict=True)]
+    assert [line for piece in pieces for line in decoder.feed(piece)] == lines
+
+
+@given(st.integers(1, 50), st.lists(st.integers(1, 40), min_size=1, max_size=6))
+def test_a_line_is_refused_before_more_than_its_limit_is_kept(limit: int, sizes: list[int]) -> None:
+    decoder = LineDecoder(max_line_bytes=limit)
+    total = 0
+    for size in sizes:
+        total += size
+        if total <= limit:
+            assert list(decoder.feed(b"x" * size)) == []
+            continue
+        with pytest.raises(WireError):
+            list(decoder.feed(b"x" * size))
+        assert len(decoder._buffer) <= limit
+        return
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=6,
+)
+EVENTS = st.fixed_dictionaries(
+    {"ev": st.sampled_from(["out", "result", "error", "done", "ready", "pong", "x"])},
+    optional={
+        key: JSON | st.dictionaries(st.sampled_from(["text/plain", "image/png"]), JSON)
+        for key in ("id", "stream", "b64", "text", "images", "name", "message", "traceback", "interrupted")
+    },
+)
+
+
+@given(EVENTS.map(lambda event: json.dumps(event).encode()) | st.binary())
+def test_any_line_is_an_event_or_a_wire_error(line: bytes) -> None:
+    try:
+        event_from_line(line)
+    except WireError:
+        return
+
+
+def test_only_known_forms_of_a_result_are_taken() -> None:
+    message: dict[str, Any] = {
+        "ev": "result",
+        "id": 1,
+        "text": {"text/plain": "x", "text/x-script": "y"},
+        "images": {"image/png": base64.b64encode(b"P").decode(), "image/x": "!"},
+    }
+    assert event_from_line(json.dumps(message).encode()) == Shown(1, {"text/plain": "x"}, {"image/png": b"P"})
