@@ -8,6 +8,7 @@ from typing import Final
 from urllib.parse import quote
 
 from sandbox_tools.wire.envelope import WireError
+from sandbox_tools.wire.files import whole_number
 
 MAX_TTL_S: Final = 86_400
 """Longest time to live of a sandbox, in seconds (wire contract 2.2, 2.13)."""
@@ -159,6 +160,86 @@ def sandboxes_from_json(message: object) -> list[SandboxInfo]:
     if not isinstance(message, list):
         raise WireError("the list of sandboxes is not an array")
     return [sandbox_from_json(item) for item in message]
+
+
+def create_request_from_json(message: Mapping[str, object]) -> NewSandbox:
+    """Read the body of `POST /sandboxes`. Null is absent; unknown fields are ignored, forbidden ones are not.
+
+    Raises:
+        WireError: A forbidden field is there (with its documented message), or a field has the wrong type.
+    """
+    for name, refusal in FORBIDDEN_CREATE_FIELDS.items():
+        if message.get(name) is not None:
+            raise WireError(refusal)
+    network = message.get("network")
+    network = network if isinstance(network, dict) else {}
+    internet = message.get("allowInternetAccess")
+    return NewSandbox(
+        template=_text(message, "templateID") or None,
+        ttl_s=None if message.get("timeout") is None else seconds_from_json(message, "timeout", maximum=MAX_TTL_S),
+        wait_ready=message.get("waitReady") is True,
+        metadata=_text_map(message, "metadata"),
+        envs=_environment(message),
+        allow_internet_access=_flag(network.get("allowInternetAccess") if internet is None else internet),
+        allow_public_traffic=_flag(network.get("allowPublicTraffic")),
+    )
+
+
+def seconds_from_json(message: Mapping[str, object], name: str, *, maximum: int) -> int:
+    """Read a required number of seconds, 0..`maximum`; `timeoutMs` beside it is refused (wire contract 2.5).
+
+    Raises:
+        WireError: It is missing, not whole or out of range.
+    """
+    if message.get("timeoutMs") is not None:
+        raise WireError(f"timeoutMs is not supported; use {name} in seconds")
+    value = whole_number(message.get(name))
+    if not 0 <= value <= maximum:
+        raise WireError(f"{name} must be from 0 to {maximum} seconds")
+    return value
+
+
+def sandbox_to_json(info: SandboxInfo) -> dict[str, object]:
+    """Return a sandbox record without credentials, with every field that known clients read (wire contract 2.2)."""
+    return {
+        "sandboxID": info.sandbox_id,
+        "templateID": info.template_id,
+        "clientID": "local",
+        "state": info.state,
+        "status": info.state,
+        "startedAt": info.started_at,
+        "activatedAt": info.started_at,
+        "endAt": info.end_at,
+        "metadata": dict(info.metadata),
+        "timeline": [],
+    }
+
+
+def credentials_to_json(credentials: RuntimeCredentials) -> dict[str, object]:
+    """Return the fields that only create, connect and detail answers carry (wire contract 2.2). Secret-bearing."""
+    return {"envdUrl": credentials.envd_url, "envdAccessToken": credentials.access_token}
+
+
+def _flag(value: object) -> bool | None:
+    if value is not None and not isinstance(value, bool):
+        raise WireError("a switch is not true or false")
+    return value
+
+
+def _text_map(message: Mapping[str, object], name: str) -> dict[str, str]:
+    value = message.get(name)
+    if value is None:
+        return {}
+    if not isinstance(value, dict) or not all(isinstance(item, str) for item in value.values()):
+        raise WireError(f"{name} is not a map of texts")
+    return dict(value)
+
+
+def _environment(message: Mapping[str, object]) -> dict[str, str]:
+    envs = _text_map(message, "envVars")
+    if any(not name or "=" in name or "\0" in name + value for name, value in envs.items()):
+        raise WireError("envVars has a name or a value that no process can be given")
+    return envs
 
 
 def _text(message: Mapping[str, object], key: str) -> str:

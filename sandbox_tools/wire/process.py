@@ -158,6 +158,48 @@ def selector_json(pid: int) -> dict[str, object]:
     return {"pid": pid}
 
 
+def selector_from_json(message: Mapping[str, object]) -> int | str:
+    """Read the process selector of a request: a pid, or a tag.
+
+    Raises:
+        WireError: It is missing, or names not exactly one.
+    """
+    selector = message.get("process")
+    fields = selector if isinstance(selector, dict) else {}
+    pid, tag = fields.get("pid"), fields.get("tag")
+    if pid is not None and tag is None:
+        return whole_number(pid)
+    if isinstance(tag, str) and tag and pid is None:
+        return tag
+    raise WireError("process must have a pid or a tag")
+
+
+def input_from_json(message: Mapping[str, object]) -> bytes:
+    """Read the bytes of `SendInput`.
+
+    Raises:
+        WireError: There are none, or they are not base64.
+    """
+    given = message.get("input")
+    fields = given if isinstance(given, dict) else {}
+    if fields.get("pty") is not None:
+        raise WireError("this process has no pty")
+    return decode_base64(fields.get("stdin"))
+
+
+def signal_from_json(message: Mapping[str, object]) -> int:
+    """Read the POSIX number of the signal of `SendSignal`.
+
+    Raises:
+        WireError: It is none of `SIGNALS`.
+    """
+    name = message.get("signal")
+    number = SIGNALS.get(name) if isinstance(name, str) else None
+    if number is None:
+        raise WireError("signal must be one of " + ", ".join(SIGNALS))
+    return number
+
+
 def exit_code_from_result(message: Mapping[str, object]) -> int:
     """Read the exit code of a `GetResult` or `/run` answer; absent is 0 (4.1).
 

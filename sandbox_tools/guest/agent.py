@@ -1,0 +1,210 @@
+"""PID 1 of a sandbox: starts processes, signals them, does file work, hands out connections to ports inside.
+
+Standard library only. It runs inside the namespaces under the sandbox's own user id, so it is as trusted as the code
+it runs: the host checks all that it says. Its control socket (SOCK_SEQPACKET) is the only way in. A request is a JSON
+object, in pieces of which each starts with "+" (more follows) or "." (last), descriptors with the last:
+
+    exec     [stdin pipe,] stdout pipe, stderr pipe -> {"id", "pid"}, later {"id", "exit"}; or {"id", "error": errno}
+    signal   to the process group of an exec        -> {"id"} or {"id", "error"}
+    connect  to a TCP port inside                   -> {"id"} with a socket that is still connecting, or {"id", "error"}
+    task     file work in a child of its own (guest/files.py), which answers on a pipe: no answer here
+"""
+
+from __future__ import annotations
+
+import array
+import errno
+import json
+import os
+import select
+import signal
+import socket
+from typing import Any, NoReturn
+
+from sandbox_tools.guest import files
+
+PIECE_BYTES = 60_000
+_MAX_FDS = 8
+_DEFAULT_AGAIN = (signal.SIGCHLD, signal.SIGINT, signal.SIGPIPE, signal.SIGXFSZ)
+"""Python or the agent changed these; a program expects the default."""
+
+
+def main(control: socket.socket) -> NoReturn:
+    """Serve until the host closes the control socket; the kernel then ends every process of the sandbox."""
+    control.set_inheritable(False)
+    Agent(control).run()
+    os._exit(0)
+
+
+class Agent:
+    """The loop, and the processes that it started."""
+
+    def __init__(self, control: socket.socket) -> None:
+        self._control = control
+        self._ids: dict[int, int] = {}  # pid of a running exec -> its request
+        self._groups: dict[int, int] = {}  # request -> process group; may outlive the exec's main process
+        self._pieces = b""
+
+    def run(self) -> None:
+        wake_read, wake_write = os.pipe()
+        os.set_blocking(wake_read, False)
+        os.set_blocking(wake_write, False)
+        signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        poll = select.poll()
+        poll.register(self._control.fileno(), select.POLLIN)
+        poll.register(wake_read, select.POLLIN)
+        self._send({"ready": True})
+        while True:
+            for fd, _ in poll.poll():
+                if fd == wake_read:
+                    _drain(wake_read)
+                    self._reap()
+                elif not self._receive():
+                    return
+
+    def _receive(self) -> bool:
+        """Take one piece of a request; return False when the host is gone."""
+        space = socket.CMSG_SPACE(4 * _MAX_FDS)
+        data, ancillary, _, _ = self._control.recvmsg(PIECE_BYTES + 1, space, socket.MSG_CMSG_CLOEXEC)
+        if not data:
+            return False
+        fds = list(array.array("i", b"".join(item[2] for item in ancillary)))
+        self._pieces += data[1:]
+        if data[:1] == b".":
+            request, self._pieces = json.loads(self._pieces), b""
+            self._handle(request, fds)
+        for fd in fds:
+            os.close(fd)
+        return True
+
+    def _handle(self, request: dict[str, Any], fds: list[int]) -> None:
+        operations = {"exec": self._exec, "signal": self._signal, "connect": self._connect, "task": self._task}
+        try:
+            operations[request["op"]](request, fds)
+        except OSError as error:
+            self._send({"id": request["id"], "error": error.errno or errno.EIO})
+
+    def _exec(self, request: dict[str, Any], fds: list[int]) -> None:
+        cwd = os.open(request["cwd"], os.O_PATH | os.O_DIRECTORY)
+        try:
+            pid = os.fork()
+            if pid == 0:
+                _become_program(request, cwd, fds)
+        finally:
+            os.close(cwd)
+        self._forget_ended_groups(pid)
+        self._ids[pid] = request["id"]
+        self._groups[request["id"]] = pid
+        self._send({"id": request["id"], "pid": pid})
+
+    def _forget_ended_groups(self, new_pid: int) -> None:
+        """Keep the groups that still have members; a process id that was given out again is not the old group."""
+        self._groups = {
+            request: group
+            for request, group in self._groups.items()
+            if group != new_pid and (group in self._ids or _has_members(group))
+        }
+
+    def _signal(self, request: dict[str, Any], _: list[int]) -> None:
+        group = self._groups.get(request["exec"])
+        if group is None:
+            raise ProcessLookupError(errno.ESRCH, "no such process group")
+        try:
+            os.killpg(group, request["signal"])
+        except ProcessLookupError:
+            if group not in self._ids:
+                raise
+            os.kill(group, request["signal"])  # a child that has not made its group yet
+        self._send({"id": request["id"]})
+
+    def _connect(self, request: dict[str, Any], _: list[int]) -> None:
+        """Hand out a socket that still connects: the host waits for it, so a full backlog cannot stop the agent."""
+        family, address = (socket.AF_INET6, "::1") if request["v6"] else (socket.AF_INET, "127.0.0.1")
+        with socket.socket(family) as connection:
+            connection.setblocking(False)
+            code = connection.connect_ex((address, request["port"]))
+            if code not in (0, errno.EINPROGRESS):
+                raise OSError(code, "connect")
+            self._send({"id": request["id"]}, connection.fileno())
+
+    def _task(self, request: dict[str, Any], fds: list[int]) -> None:
+        try:
+            pid = os.fork()
+        except OSError as error:
+            files.Answer(fds[0]).fail(error)
+            return
+        if pid == 0:
+            signal.set_wakeup_fd(-1)
+            self._control.close()
+            files.run(request, fds)
+
+    def _reap(self) -> None:
+        """Collect every child, also the orphans that the kernel gave to PID 1."""
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            request = self._ids.pop(pid, None)
+            if request is not None:
+                self._send({"id": request, "exit": os.waitstatus_to_exitcode(status)})
+
+    def _send(self, message: dict[str, Any], fd: int | None = None) -> None:
+        rights = [] if fd is None else [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd]))]
+        self._control.sendmsg([json.dumps(message).encode()], rights)
+
+
+def _has_members(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def _become_program(request: dict[str, Any], cwd: int, fds: list[int]) -> NoReturn:
+    """In the child: its own session and process group, three descriptors, default signals, then the program."""
+    try:
+        signal.set_wakeup_fd(-1)
+        os.setsid()
+        os.fchdir(cwd)
+        stdio = fds if request["stdin"] else [os.open(os.devnull, os.O_RDONLY), *fds]
+        for fd, source in enumerate(stdio):
+            os.dup2(source, fd)
+        os.closerange(3, 4096)
+        for number in _DEFAULT_AGAIN:
+            signal.signal(number, signal.SIG_DFL)
+        _execute(request["argv"], request["env"])
+    except BaseException as error:  # nothing may return into the agent's loop
+        _complain(request["argv"][0], error)
+    os._exit(127)
+
+
+def _execute(argv: list[str], env: dict[str, str]) -> None:
+    try:
+        os.execvpe(argv[0], argv, env)
+    except OSError as error:
+        if error.errno != errno.ENOEXEC:
+            raise
+    os.execvpe("/bin/sh", ["sh", *argv], env)  # a script without an interpreter line, as a shell would run it
+
+
+def _complain(program: str, error: BaseException) -> NoReturn:
+    number = error.errno if isinstance(error, OSError) else None
+    if number == errno.ENOENT:
+        os.write(2, f"{program}: command not found\n".encode())
+        os._exit(127)
+    os.write(2, f"{program}: {os.strerror(number) if number else 'cannot be started'}\n".encode())
+    os._exit(126)
+
+
+def _drain(fd: int) -> None:
+    try:
+        while os.read(fd, 512):
+            pass
+    except BlockingIOError:
+        return

@@ -1,0 +1,120 @@
+"""What this machine can isolate, and what to do when it cannot. Imports on any system."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+IsolationLevel = Literal["namespaces", "none"]
+
+HARD_LIMITS: Final = ("processes", "open_files", "file_size", "tmp_size", "shm_size")
+"""What a sandbox cannot exceed, however it tries."""
+
+SOFT_LIMITS: Final = ("memory", "cpu", "disk")
+"""Limited for one process (memory: 2 GiB of data each) or not at all; a hard limit needs cgroups."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IsolationReport:
+    """The result of the self-test.
+
+    Attributes:
+        level: "namespaces", or "none": then no sandbox is created.
+        launcher: What makes the sandboxes.
+        reason: What failed; "" when nothing did.
+        remedy: What to change on this machine; "" when nothing need be.
+    """
+
+    level: IsolationLevel
+    launcher: str = "native"
+    reason: str = ""
+    remedy: str = ""
+    hard_limits: tuple[str, ...] = ()
+    soft_limits: tuple[str, ...] = ()
+
+
+def available() -> IsolationReport:
+    """Return the report of a passed self-test."""
+    return IsolationReport(level="namespaces", hard_limits=HARD_LIMITS, soft_limits=SOFT_LIMITS)
+
+
+def unavailable(reason: str) -> IsolationReport:
+    """Return the report of a failed self-test, with the remedy for this machine."""
+    return IsolationReport(level="none", reason=reason, remedy=remedy())
+
+
+def report_to_json(report: IsolationReport) -> dict[str, object]:
+    """Return the `isolation` field that the local service adds to a sandbox record."""
+    return {
+        "level": report.level,
+        "launcher": report.launcher,
+        "hardLimits": list(report.hard_limits),
+        "softLimits": list(report.soft_limits),
+    }
+
+
+async def probe() -> IsolationReport:
+    """Launch a sandbox with everything that a real one has, look around inside it, and report."""
+    if sys.platform != "linux":
+        return unavailable(f"this system ({sys.platform}) has no Linux namespaces")
+    from sandbox_tools.local import selftest  # noqa: PLC0415 - Linux only
+
+    return await selftest.run()
+
+
+def remedy() -> str:
+    """Return what to do on this machine so that sandboxes can be isolated."""
+    return f"{_remedy()} Or set SEACLOUD_BASE_URL and SEACLOUD_API_KEY to use SeaCloud sandboxes."
+
+
+def _remedy() -> str:
+    if sys.platform != "linux":
+        return _OTHER_SYSTEMS.get(sys.platform, "Run sandbox-tools on Linux.")
+    for (name, value), text in _SYSCTLS.items():
+        if _sysctl(name) == value:
+            return text
+    if _sysctl("kernel/apparmor_restrict_unprivileged_userns") == "1":
+        return _apparmor_remedy()
+    if Path("/.dockerenv").exists() or Path("/run/.containerenv").exists():
+        return _CONTAINER
+    return (
+        "This machine must let this user create user namespaces: kernel 5.12 or newer, CONFIG_USER_NS, and no policy "
+        "(seccomp, SELinux, AppArmor) that denies it."
+    )
+
+
+_OTHER_SYSTEMS: Final = {
+    "darwin": "On macOS, run sandbox-tools in a Linux virtual machine (Lima, OrbStack).",
+    "win32": "On Windows, run sandbox-tools inside WSL 2.",
+}
+
+_SYSCTLS: Final = {
+    ("kernel/unprivileged_userns_clone", "0"): "Run `sudo sysctl -w kernel.unprivileged_userns_clone=1`.",
+    ("user/max_user_namespaces", "0"): "Run `sudo sysctl -w user.max_user_namespaces=15000`.",
+}
+
+_CONTAINER: Final = (
+    "In a container: start it with `--security-opt seccomp=unconfined --security-opt systempaths=unconfined` "
+    "(Podman: `--security-opt seccomp=unconfined --security-opt unmask=ALL`), better with a seccomp profile that only "
+    "adds unshare, clone, mount, umount2 and pivot_root; on an Ubuntu host AppArmor must allow user namespaces as well."
+)
+
+
+def _apparmor_remedy() -> str:
+    python = getattr(sys, "_base_executable", None) or sys.executable
+    return (
+        "Ubuntu's AppArmor lets only listed programs use user namespaces. List this Python: write "
+        f"`abi <abi/4.0>, include <tunables/global> profile sandbox-tools {Path(python).resolve()} "
+        "flags=(unconfined) { userns, }` to /etc/apparmor.d/sandbox-tools and run "
+        "`sudo apparmor_parser -r /etc/apparmor.d/sandbox-tools`. Every program that this Python runs may then create "
+        "user namespaces."
+    )
+
+
+def _sysctl(name: str) -> str:
+    try:
+        return Path("/proc/sys", name).read_text().strip()
+    except OSError:
+        return ""

@@ -1,0 +1,189 @@
+"""Starts the zygote and asks it for sandboxes. The host's side of `zygote.py`."""
+
+from __future__ import annotations
+
+import array
+import json
+import os
+import secrets
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Final
+
+import anyio
+
+from sandbox_tools.local import native
+from sandbox_tools.local.layout import Layout
+
+LAUNCH_TIMEOUT_S: Final = 15.0
+
+_MAX_MESSAGE_BYTES: Final = 65_536
+_FIRST_UIDS: Final = (1_870_000_000, 40_000)
+"""Start of 20,000 user ids that nobody has, for a server that runs as root; the second where few ids are mapped."""
+
+_BOOTSTRAP: Final = """\
+import json, socket, sys, types
+control = socket.socket(fileno=0)
+layout = json.loads(control.recv(65536))
+sys.modules["sandbox_tools"] = package = types.ModuleType("sandbox_tools")
+package.__path__ = [layout.pop("package")]
+from sandbox_tools.local.zygote import main
+main(control, layout)
+"""
+"""The package without its __init__: a zygote needs none of the libraries that the public API imports. No path is in it,
+because programs in a sandbox can read the command line of PID 1."""
+
+
+class LaunchError(Exception):
+    """This machine could not start a sandbox. The message names the step and the kernel's answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Launched:
+    """A new sandbox: our end of its agent's control socket, and a pidfd of its PID 1."""
+
+    control: socket.socket
+    pidfd: int
+
+
+class Launcher:
+    """Owns the zygote. It is started by the first launch, and again if it ended."""
+
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
+        self._zygote: subprocess.Popen[bytes] | None = None
+        self._control: socket.socket | None = None
+        self._starting = anyio.Lock()
+
+    async def launch(self, workspace: Path, uid: int | None) -> Launched:
+        """Start a sandbox on a workspace that `uid` owns (None: our own user).
+
+        Raises:
+            LaunchError: The machine does not allow it, or it took too long.
+        """
+        launched = None
+        with anyio.move_on_after(LAUNCH_TIMEOUT_S):
+            control = await self._running_zygote()
+            launched = await _launch(control, workspace, uid)
+        if launched is None:
+            raise LaunchError("the launcher did not answer in time")
+        return launched
+
+    def close(self) -> None:
+        """End the zygote, and with it every sandbox that it started."""
+        if self._control is not None:
+            self._control.close()
+        if self._zygote is not None:
+            self._zygote.kill()
+            self._zygote.wait()
+        self._control = self._zygote = None
+
+    async def _running_zygote(self) -> socket.socket:
+        async with self._starting:
+            if self._zygote is not None and self._zygote.poll() is not None:
+                self.close()
+            if self._control is None:
+                self._start()
+                await self._hand_over_layout()
+            if self._control is None:
+                raise LaunchError("the launcher could not be started")
+            return self._control
+
+    def _start(self) -> None:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        interpreter = getattr(sys, "_base_executable", None) or sys.executable
+        with theirs:
+            self._zygote = subprocess.Popen(
+                [interpreter, "-I", "-S", "-B", "-c", _BOOTSTRAP],
+                env={},
+                cwd="/",
+                stdin=theirs.fileno(),
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,  # Ctrl-C in the terminal is for the server, which then ends this in order
+            )
+        ours.setblocking(False)
+        self._control = ours
+
+    async def _hand_over_layout(self) -> None:
+        control = self._control
+        if control is None:
+            return
+        package = str(Path(__file__).parent.parent)
+        control.send(json.dumps({"package": package, **asdict(self._layout)}).encode())
+        await anyio.wait_readable(control)
+        failure = _error_in(control.recv(_MAX_MESSAGE_BYTES) or b'{"error": "the launcher ended"}')
+        if failure:
+            self.close()
+            raise LaunchError(failure)
+
+
+def spare_uid() -> int | None:
+    """Return a user id for one sandbox when we are root, else None.
+
+    Raises:
+        LaunchError: This user namespace maps no id that is free.
+    """
+    if os.getuid() != 0:
+        return None
+    for first in _FIRST_UIDS:
+        if _is_mapped(first) and _is_mapped(first + 20_000):
+            return first + secrets.randbelow(20_000)
+    raise LaunchError("there is no spare user id in this user namespace")
+
+
+def _is_mapped(uid: int) -> bool:
+    for line in Path("/proc/self/uid_map").read_text().splitlines():
+        first, _, count = (int(field) for field in line.split())
+        if first <= uid < first + count:
+            return True
+    return False
+
+
+async def _launch(control: socket.socket, workspace: Path, uid: int | None) -> Launched:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    outcome, their_outcome = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    request = json.dumps({"workspace": str(workspace), "uid": uid}).encode()
+    with outcome:
+        try:
+            with theirs, their_outcome:
+                rights = array.array("i", [theirs.fileno(), their_outcome.fileno()])
+                control.sendmsg([request], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])
+            pidfd = await _wait_for_outcome(outcome)
+        except BaseException:
+            ours.close()  # the agent ends when its control socket does
+            raise
+    return Launched(ours, pidfd)
+
+
+async def _wait_for_outcome(outcome: socket.socket) -> int:
+    """Return the pidfd once the launch is complete. What comes here was sent before any sandboxed code ran."""
+    outcome.setblocking(False)
+    pidfd, failure = -1, ""
+    while True:
+        await anyio.wait_readable(outcome)
+        data, ancillary, _, _ = outcome.recvmsg(_MAX_MESSAGE_BYTES, socket.CMSG_SPACE(4), socket.MSG_CMSG_CLOEXEC)
+        for item in ancillary:
+            pidfd = array.array("i", item[2])[0]
+        if not data:
+            break
+        failure = failure or _error_in(data)
+    if failure or pidfd < 0:
+        if pidfd >= 0:
+            os.close(pidfd)
+        raise LaunchError(failure or "the launcher ended early")
+    return pidfd
+
+
+def _error_in(data: bytes) -> str:
+    message: Mapping[str, object] = json.loads(data)
+    return str(message.get("error", ""))
+
+
+def kill(pidfd: int) -> None:
+    """End PID 1 of a sandbox, and so every process in it."""
+    native.pidfd_kill(pidfd, 9)

@@ -1,0 +1,82 @@
+"""Pipes between the host and a sandbox, without blocking the event loop."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import struct
+import termios
+from contextlib import suppress
+from types import TracebackType
+from typing import Final
+
+import anyio
+
+PIPE_BYTES: Final = 262_144
+"""Size that we ask for, and the largest read. Big reads make big frames, and so few of them."""
+
+_F_SETPIPE_SZ: Final = 1031
+
+
+class Pipe:
+    """A pipe of which one end goes into a sandbox and the other stays here, non-blocking.
+
+    The end that goes in is a separate open file description: nothing that the sandbox does to it changes ours.
+    """
+
+    def __init__(self, *, reads_here: bool) -> None:
+        read_fd, write_fd = os.pipe()
+        self.fd, self.inner = (read_fd, write_fd) if reads_here else (write_fd, read_fd)
+        os.set_blocking(self.fd, False)
+        with suppress(OSError):  # the user's share of pipe memory is used up: a small pipe works too
+            fcntl.fcntl(self.fd, _F_SETPIPE_SZ, PIPE_BYTES)
+
+    def close_inner(self) -> None:
+        """Forget the end that went into the sandbox. Can be called again."""
+        if self.inner >= 0:
+            os.close(self.inner)
+            self.inner = -1
+
+    def close(self) -> None:
+        """Close what is open. A task that waits on our end is woken first. Can be called again."""
+        self.close_inner()
+        if self.fd >= 0:
+            anyio.notify_closing(self.fd)
+            os.close(self.fd)
+            self.fd = -1
+
+    def __enter__(self) -> Pipe:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    async def read(self, max_bytes: int = PIPE_BYTES) -> bytes:
+        """Return what there is, at least one byte; b"" at the end of the stream."""
+        while True:
+            try:
+                data = os.read(self.fd, max_bytes)
+            except BlockingIOError:
+                await anyio.wait_readable(self.fd)
+            else:
+                return data
+
+    async def write(self, data: bytes) -> None:
+        """Write all of `data`.
+
+        Raises:
+            BrokenPipeError: Nobody in the sandbox reads any more.
+        """
+        view = memoryview(data)
+        while view:
+            try:
+                view = view[os.write(self.fd, view) :]
+            except BlockingIOError:
+                await anyio.wait_writable(self.fd)
+
+    def unread_bytes(self) -> int:
+        """Return how many bytes wait in the pipe."""
+        result: bytes = fcntl.ioctl(self.fd, termios.FIONREAD, struct.pack("i", 0))
+        return int(struct.unpack("i", result)[0])

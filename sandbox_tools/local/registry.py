@@ -1,0 +1,196 @@
+"""The sandboxes of a service: create, look up, keep alive, end."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import time
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from typing import Final
+
+import anyio
+import anyio.to_thread
+from anyio.abc import TaskGroup
+
+from sandbox_tools.local import selftest
+from sandbox_tools.local.channel import ChannelError
+from sandbox_tools.local.isolation import IsolationReport, unavailable
+from sandbox_tools.local.launcher import Launcher, LaunchError, spare_uid
+from sandbox_tools.local.preview import Previews
+from sandbox_tools.local.sandbox import Sandbox
+from sandbox_tools.local.state import Home, State
+from sandbox_tools.wire.control import NewSandbox, SandboxInfo
+
+DEFAULT_TTL_S: Final = 300
+"""When a create request names none, or 0 (the service documents no default; templates have 300)."""
+
+TEMPLATES: Final = {"base": "tpl-base-local", "code-interpreter": "tpl-code-interpreter-local"}
+"""Official type -> template id. Both are the same here: this machine's programs and Python."""
+
+_log: Final = logging.getLogger(__name__)
+
+
+class SandboxLimitError(Exception):
+    """As many sandboxes as allowed are there."""
+
+
+class IsolationMissingError(Exception):
+    """This machine cannot isolate a sandbox now."""
+
+    def __init__(self, report: IsolationReport) -> None:
+        self.report: Final = report
+        super().__init__("isolation is not available")
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Entry:
+    """A sandbox and its record.
+
+    Attributes:
+        access_token: Of its runtime. Secret.
+        end_at: When its time to live ends, Unix time in seconds.
+        changed: Replaced and set when `end_at` changes.
+    """
+
+    sandbox_id: str
+    template_id: str
+    new: NewSandbox
+    sandbox: Sandbox
+    home: Home
+    previews: Previews
+    access_token: str = field(repr=False)
+    started_at: float
+    end_at: float
+    changed: anyio.Event = field(default_factory=anyio.Event)
+
+    @property
+    def info(self) -> SandboxInfo:
+        return SandboxInfo(
+            sandbox_id=self.sandbox_id,
+            template_id=self.template_id,
+            state="stopped" if self.sandbox.stopped.is_set() else "running",
+            started_at=_rfc3339(self.started_at),
+            end_at=_rfc3339(self.end_at),
+            metadata=self.new.metadata,
+        )
+
+    def set_ttl(self, ttl_s: int) -> None:
+        """Let it end `ttl_s` seconds from now."""
+        self.end_at = time.time() + ttl_s
+        self.changed.set()
+        self.changed = anyio.Event()
+
+
+class Registry:
+    """All sandboxes. `tasks` must live as long as they do."""
+
+    def __init__(self, *, launcher: Launcher, state: State, max_sandboxes: int, tasks: TaskGroup) -> None:
+        self._launcher = launcher
+        self._state = state
+        self._tasks = tasks
+        self._entries: dict[str, Entry] = {}
+        self._starting = 0
+        self._report: IsolationReport | None = None
+        self._testing = anyio.Lock()
+        self.max_sandboxes: Final = max_sandboxes
+
+    async def isolation(self) -> IsolationReport:
+        """Return the self-test's result; it runs once."""
+        async with self._testing:
+            if self._report is None:
+                self._report = await selftest.run(self._launcher)
+            return self._report
+
+    async def create(self, new: NewSandbox, template_id: str) -> Entry:
+        """Start a sandbox.
+
+        Raises:
+            IsolationMissingError: This machine cannot isolate one.
+            SandboxLimitError: There are as many as allowed.
+        """
+        report = await self.isolation()
+        if report.level == "none":
+            raise IsolationMissingError(report)
+        if len(self._entries) + self._starting >= self.max_sandboxes:
+            raise SandboxLimitError
+        self._starting += 1
+        try:
+            entry = await self._create(new, template_id)
+        finally:
+            self._starting -= 1
+        self._entries[entry.sandbox_id] = entry
+        self._tasks.start_soon(self._end_in_time, entry)
+        return entry
+
+    def get(self, sandbox_id: str) -> Entry | None:
+        return self._entries.get(sandbox_id)
+
+    def entries(self) -> list[Entry]:
+        """All of them, the oldest first."""
+        return list(self._entries.values())
+
+    async def delete(self, entry: Entry) -> None:
+        """End a sandbox and delete its files."""
+        if self._entries.pop(entry.sandbox_id, None) is None:
+            return
+        with anyio.CancelScope(shield=True):
+            entry.changed.set()
+            await entry.previews.close()
+            await entry.sandbox.close()
+            await anyio.to_thread.run_sync(entry.home.remove)
+
+    async def delete_all(self) -> None:
+        """End all sandboxes at once."""
+        async with anyio.create_task_group() as deletions:
+            for entry in self.entries():
+                deletions.start_soon(self.delete, entry)
+
+    async def _create(self, new: NewSandbox, template_id: str) -> Entry:
+        sandbox_id = f"sb-{secrets.token_hex(10)}"
+        try:
+            uid = spare_uid()
+            home = self._state.new_home(sandbox_id, uid)
+            sandbox = await self._launch(home, uid, new)
+        except LaunchError as error:
+            _log.warning("sandbox %s could not be started: %s", sandbox_id, error)
+            raise IsolationMissingError(unavailable(str(error))) from None
+        now = time.time()
+        return Entry(
+            sandbox_id=sandbox_id,
+            template_id=template_id,
+            new=new,
+            sandbox=sandbox,
+            home=home,
+            previews=Previews(sandbox),
+            access_token=secrets.token_urlsafe(32),
+            started_at=now,
+            end_at=now + (new.ttl_s or DEFAULT_TTL_S),
+        )
+
+    async def _launch(self, home: Home, uid: int | None, new: NewSandbox) -> Sandbox:
+        sandbox = None
+        try:
+            launched = await self._launcher.launch(home.workspace, uid)
+            sandbox = Sandbox(launched, envs=new.envs, tasks=self._tasks)
+            self._tasks.start_soon(sandbox.serve)
+            await sandbox.channel.wait_until_ready()
+        except BaseException as error:
+            with anyio.CancelScope(shield=True):
+                if sandbox is not None:
+                    await sandbox.close()
+                await anyio.to_thread.run_sync(home.remove)
+            if isinstance(error, ChannelError):
+                raise LaunchError("the agent ended early") from None
+            raise
+        return sandbox
+
+    async def _end_in_time(self, entry: Entry) -> None:
+        while entry.sandbox_id in self._entries and (left := entry.end_at - time.time()) > 0:
+            with anyio.move_on_after(left):
+                await entry.changed.wait()
+        await self.delete(entry)
+
+
+def _rfc3339(moment: float) -> str:
+    return datetime.fromtimestamp(moment, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -1,0 +1,117 @@
+"""The runtime of a sandbox under `/rt/{id}`: who may call it, and which route does what (wire contract 3.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from sandbox_tools.local import runtime_files, runtime_process
+from sandbox_tools.local.channel import AgentError, ChannelError
+from sandbox_tools.local.registry import Entry, Registry
+from sandbox_tools.local.runtime_files import file_error
+from sandbox_tools.local.sandbox import Sandbox
+from sandbox_tools.local.web import RequestError, same
+
+Handler = Callable[[Request, Sandbox], Awaitable[Response]]
+
+_ROUTES: dict[tuple[str, str], Handler] = {
+    ("POST", "/run"): runtime_process.run,
+    ("GET", "/file"): runtime_files.read,
+    ("POST", "/file"): runtime_files.write,
+    ("GET", "/files"): runtime_files.read,
+    ("POST", "/files"): runtime_files.write_files,
+    ("POST", "/files/batch"): runtime_files.write_batch,
+    ("POST", "/files/compose"): runtime_files.compose,
+    ("GET", "/files/content"): runtime_files.content,
+    ("GET", "/ports"): runtime_files.ports,
+    ("POST", "/process.Process/Start"): runtime_process.start,
+    ("POST", "/process.Process/Connect"): runtime_process.connect,
+    ("POST", "/process.Process/List"): runtime_process.list_processes,
+    ("POST", "/process.Process/SendInput"): runtime_process.send_input,
+    ("POST", "/process.Process/SendSignal"): runtime_process.send_signal,
+    ("POST", "/process.Process/CloseStdin"): runtime_process.close_stdin,
+    ("POST", "/process.Process/GetResult"): runtime_process.get_result,
+    ("POST", "/filesystem.Filesystem/Stat"): runtime_files.stat,
+    ("POST", "/filesystem.Filesystem/ListDir"): runtime_files.list_directory,
+    ("POST", "/filesystem.Filesystem/MakeDir"): runtime_files.make_directory,
+    ("POST", "/filesystem.Filesystem/Remove"): runtime_files.remove,
+    ("POST", "/filesystem.Filesystem/Move"): runtime_files.move,
+}
+
+_METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]
+
+
+class RuntimeApi:
+    """The routes of every sandbox's runtime."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+
+    def routes(self) -> list[Route]:
+        table = [
+            Route(f"/rt/{{id}}{path}", self._with_token(handler), methods=[method])
+            for (method, path), handler in _ROUTES.items()
+        ]
+        return [
+            *table,
+            Route("/rt/{id}/proxy/{port}", self.preview, methods=[*_METHODS, "OPTIONS"]),
+            Route("/rt/{id}/proxy/{port}/{rest:path}", self.preview, methods=[*_METHODS, "OPTIONS"]),
+            Route("/rt/{id}/health", self.health, methods=["GET"]),
+            Route("/rt/{id}/", self.health, methods=["GET"]),
+            Route("/rt/{id}/{rest:path}", self.options, methods=["OPTIONS"]),
+        ]
+
+    async def health(self, request: Request) -> Response:
+        self._running(request)
+        return Response(status_code=204)
+
+    async def options(self, _: Request) -> Response:
+        """Open, and without CORS headers: no web page may call the runtime."""
+        return Response(status_code=204, headers={"Allow": ", ".join([*_METHODS, "OPTIONS"])})
+
+    async def preview(self, request: Request) -> Response:
+        """Forward to a port. Open to who knows the sandbox's id, unless the sandbox keeps its previews private."""
+        entry = self._running(request)
+        if entry.new.allow_public_traffic is False and not _has_preview_token(request, entry):
+            message = "Token header 'e2b-traffic-access-token' is missing or wrong"
+            raise RequestError(403, message, extra={"sandboxId": entry.sandbox_id})
+        return await entry.previews.forward(request, entry.sandbox_id)
+
+    def _with_token(self, handler: Handler) -> Callable[[Request], Awaitable[Response]]:
+        async def checked(request: Request) -> Response:
+            entry = self._running(request, token=request.headers.get("x-access-token", ""))
+            try:
+                return await handler(request, entry.sandbox)
+            except AgentError as error:
+                problem = file_error(error)
+            except ChannelError:
+                self._running(request)
+                problem = RequestError(502, "the sandbox gave no valid answer")
+            except TimeoutError:
+                problem = RequestError(504, "the sandbox did not answer in time")
+            raise problem
+
+        return checked
+
+    def _running(self, request: Request, *, token: str | None = None) -> Entry:
+        """Return the sandbox of a request.
+
+        Raises:
+            RequestError: It is not there (404), the token is not its (401), or it has stopped (404).
+        """
+        entry = self._registry.get(request.path_params["id"])
+        if entry is None:
+            raise RequestError(404, "sandbox not found")
+        if token is not None and not same(token, entry.access_token):
+            raise RequestError(401, "unauthorized: a valid X-Access-Token is required")
+        if entry.sandbox.stopped.is_set():
+            raise RequestError(404, "the sandbox has stopped; its processes are gone")
+        return entry
+
+
+def _has_preview_token(request: Request, entry: Entry) -> bool:
+    names = ("x-access-token", "e2b-traffic-access-token")
+    return any(same(request.headers.get(name, ""), entry.access_token) for name in names)

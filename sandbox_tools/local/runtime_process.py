@@ -1,0 +1,230 @@
+"""The runtime's process routes: /run and /process.Process/* (wire contract 3.5, 4.3)."""
+
+from __future__ import annotations
+
+import errno
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from typing import Final
+
+import anyio
+from anyio.streams.memory import MemoryObjectReceiveStream
+from starlette.requests import Request
+from starlette.responses import Response
+
+from sandbox_tools.local.channel import AgentError
+from sandbox_tools.local.process import Process
+from sandbox_tools.local.sandbox import Sandbox, TooManyProcessesError
+from sandbox_tools.local.web import OwningResponse, RequestError, json_response, read_body, read_json
+from sandbox_tools.wire.envelope import (
+    END_STREAM,
+    FrameDecoder,
+    WireError,
+    encode_json_frame,
+    parse_json_object,
+)
+from sandbox_tools.wire.process import (
+    Command,
+    Ended,
+    KeepAlive,
+    OutputData,
+    ProcessEvent,
+    Started,
+    event_to_json,
+    input_from_json,
+    run_request_from_json,
+    selector_from_json,
+    signal_from_json,
+    start_request_from_json,
+)
+
+KEEPALIVE_S: Final = 5.0
+"""Between two frames at most; the contract asks for 10 s or less (10)."""
+
+MAX_RUN_OUTPUT_BYTES: Final = 8 << 20
+"""Of each stream in the answer of /run; the rest is left out, and `error` says so."""
+
+_STREAM_TYPE: Final = "application/connect+json"
+
+
+async def start(request: Request, sandbox: Sandbox) -> Response:
+    """Start a process and stream its events. Dropping the stream does not end the process."""
+    message = _message(await read_body(request))
+    if message.get("pty") is not None:
+        raise RequestError(501, "pty is not supported")
+    process = await _start(sandbox, start_request_from_json(message))
+    return _event_stream(process)
+
+
+async def connect(request: Request, sandbox: Sandbox) -> Response:
+    """Stream the events of a process from now on."""
+    return _event_stream(_find(sandbox, _message(await read_body(request))))
+
+
+async def list_processes(_: Request, sandbox: Sandbox) -> Response:
+    return json_response({"processes": [_process_to_json(process) for process in sandbox.processes]})
+
+
+async def send_input(request: Request, sandbox: Sandbox) -> Response:
+    message = await read_json(request)
+    process, data = _find(sandbox, message), input_from_json(message)
+    try:
+        await process.write_input(data)
+    except BrokenPipeError:
+        pass
+    else:
+        return json_response({})
+    raise RequestError(400, "the standard input of this process is closed")
+
+
+async def close_stdin(request: Request, sandbox: Sandbox) -> Response:
+    _find(sandbox, await read_json(request)).close_input()
+    return json_response({})
+
+
+async def send_signal(request: Request, sandbox: Sandbox) -> Response:
+    """Signal the process group; also what is left of it after its first process has ended."""
+    message = await read_json(request)
+    process = _find(sandbox, message)
+    if not await sandbox.signal(process, signal_from_json(message)):
+        raise RequestError(404, "process not found")
+    return json_response({})
+
+
+async def get_result(request: Request, sandbox: Sandbox) -> Response:
+    """The exit code, and the head of what the process wrote."""
+    cmd_id = (await read_json(request)).get("cmdId")
+    process = sandbox.result(cmd_id) if isinstance(cmd_id, str) else None
+    if process is None:
+        raise RequestError(404, "process not found")
+    if process.ended is None:
+        raise RequestError(404, "process not finished")
+    return json_response(
+        {
+            "exitCode": process.ended.exit_code,
+            "stdout": process.stdout.head.decode("utf-8", "replace"),
+            "stderr": process.stderr.head.decode("utf-8", "replace"),
+            "startedAtUnix": process.started_at_unix,
+        }
+    )
+
+
+async def run(request: Request, sandbox: Sandbox) -> Response:
+    """Run a command to its end and answer with its output."""
+    command, text = run_request_from_json(await read_json(request))
+    began = time.monotonic()
+    process = await _start(sandbox, command)
+    output = _RunOutput()
+    async with anyio.create_task_group() as tasks:
+        with process.subscribe() as events:
+            if text is not None:
+                tasks.start_soon(_feed, process, text.encode("utf-8", "surrogatepass"))
+            await output.collect(events)
+        tasks.cancel_scope.cancel()
+    return json_response(
+        {
+            "stdout": output.text("stdout"),
+            "stderr": output.text("stderr"),
+            "exit_code": -1 if process.ended is None else process.ended.exit_code,
+            "duration_ms": int((time.monotonic() - began) * 1000),
+            **output.problem(process),
+        }
+    )
+
+
+class _RunOutput:
+    def __init__(self) -> None:
+        self._kept = {"stdout": bytearray(), "stderr": bytearray(), "pty": bytearray()}
+        self._cut = False
+
+    async def collect(self, events: MemoryObjectReceiveStream[ProcessEvent]) -> None:
+        async for event in events:
+            if isinstance(event, OutputData):
+                kept = self._kept[event.stream]
+                room = MAX_RUN_OUTPUT_BYTES - len(kept)
+                self._cut |= room < len(event.data)
+                kept += event.data[:room]
+
+    def text(self, stream: str) -> str:
+        return self._kept[stream].decode("utf-8", "replace")
+
+    def problem(self, process: Process) -> dict[str, str]:
+        problems = ["deadline exceeded"] if process.timed_out else []
+        if not process.timed_out and process.ended is not None and not process.ended.exited:
+            problems.append(process.ended.status)
+        if self._cut:
+            problems.append(f"output beyond {MAX_RUN_OUTPUT_BYTES} bytes was left out")
+        return {"error": "; ".join(problems)} if problems else {}
+
+
+async def _feed(process: Process, data: bytes) -> None:
+    try:
+        await process.write_input(data)
+    except BrokenPipeError:
+        return
+    process.close_input()
+
+
+async def _start(sandbox: Sandbox, command: Command) -> Process:
+    """Start a process.
+
+    Raises:
+        RequestError: The working directory is not one (400), or there are too many processes (429, 503).
+    """
+    try:
+        return await sandbox.start(command)
+    except TooManyProcessesError:
+        problem = RequestError(429, "the sandbox runs too many processes")
+    except AgentError as error:
+        full = error.number in (errno.EAGAIN, errno.ENOMEM)
+        problem = RequestError(503 if full else 400, f"{'process' if full else 'cwd'}: {error}")
+    raise problem
+
+
+def _event_stream(process: Process) -> Response:
+    """Subscribes at once: no output is missed between the start and the first read."""
+    stack = AsyncExitStack()
+    events = stack.enter_context(process.subscribe())
+    return OwningResponse(_frames(process, events), owned=stack, media_type=_STREAM_TYPE)
+
+
+async def _frames(process: Process, events: MemoryObjectReceiveStream[ProcessEvent]) -> AsyncIterator[bytes]:
+    yield _frame(Started(process.pid, process.cmd_id))
+    last: ProcessEvent | None = None
+    while not isinstance(last, Ended):
+        last = KeepAlive()
+        with anyio.move_on_after(KEEPALIVE_S):
+            try:
+                last = await events.receive()
+            except anyio.EndOfStream:  # it had ended before this subscription
+                last = process.ended or Ended(-1, False, "signal: killed")
+        yield _frame(last)
+    yield encode_json_frame({}, flags=END_STREAM)
+
+
+def _frame(event: ProcessEvent) -> bytes:
+    return encode_json_frame(event_to_json(event))
+
+
+def _message(body: bytes) -> dict[str, object]:
+    """Read the request of a stream: bare JSON (SeaCloud's clients) or one envelope (Connect), wire contract 4.1."""
+    if not body.startswith(b"\0"):
+        return parse_json_object(body, what="the body")
+    frames = list(FrameDecoder().feed(body))
+    if not frames:
+        raise WireError("the body holds no whole envelope")
+    return parse_json_object(frames[0].payload, what="the body")
+
+
+def _find(sandbox: Sandbox, message: dict[str, object]) -> Process:
+    process = sandbox.find(selector_from_json(message))
+    if process is None:
+        raise RequestError(404, "process not found")
+    return process
+
+
+def _process_to_json(process: Process) -> dict[str, object]:
+    command = process.command
+    config = {"cmd": command.cmd, "args": list(command.args), "envs": dict(command.envs), "cwd": command.cwd}
+    return {"pid": process.pid, "config": config, "tag": command.tag, "cmdId": process.cmd_id}

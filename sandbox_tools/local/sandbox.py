@@ -1,0 +1,248 @@
+"""One running sandbox, the host's side: its processes, its files, connections to its ports."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import socket
+from collections import OrderedDict
+from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager
+from typing import Final
+
+import anyio
+from anyio.abc import TaskGroup
+
+from sandbox_tools.local import launcher, tasks
+from sandbox_tools.local.channel import AgentError, Channel, ChannelError
+from sandbox_tools.local.launcher import Launched
+from sandbox_tools.local.layout import environment
+from sandbox_tools.local.pipes import Pipe
+from sandbox_tools.local.process import Output, Process
+from sandbox_tools.wire.files import DEFAULT_WORKSPACE
+from sandbox_tools.wire.process import Command
+
+MAX_PROCESSES: Final = 64
+"""Processes that run, or whose children still hold their pipes. Each costs three descriptors of the server."""
+
+MAX_HEADS_BYTES: Final = 16 << 20
+"""Kept of all output of one sandbox for GetResult; the oldest results go first."""
+
+TERM_GRACE_S: Final = 1.0
+CONNECT_TIMEOUT_S: Final = 5.0
+_KILL_TIMEOUT_S: Final = 2.0
+_GROUP_POLL_S: Final = 0.05
+
+
+_log: Final = logging.getLogger(__name__)
+
+
+class TooManyProcessesError(Exception):
+    """The sandbox runs as many processes as the server can look after."""
+
+
+class Sandbox:
+    """A sandbox that was launched. `serve` must run for as long as it is used.
+
+    Args:
+        envs: Added to the environment of every process. Secret-bearing.
+        tasks: Where the work of its processes runs.
+    """
+
+    def __init__(self, launched: Launched, *, envs: Mapping[str, str], tasks: TaskGroup) -> None:
+        self._pidfd = launched.pidfd
+        self._tasks = tasks
+        self._envs = {**environment(), **envs}
+        self._heads_bytes = 0
+        self._processes: dict[int, Process] = {}
+        self._early_exits: dict[int, int] = {}
+        self._results: OrderedDict[int, Process] = OrderedDict()
+        self.channel: Final = Channel(launched.control, self._note_exit)
+        self.stopped: Final = anyio.Event()
+
+    async def serve(self) -> None:
+        """Listen to the agent until it is gone or breaks the rules, then see to it that every process is gone."""
+        try:
+            await self.channel.serve()
+        except ChannelError as error:
+            _log.warning("a sandbox was ended: its agent broke the rules: %s", error)
+        finally:
+            with anyio.CancelScope(shield=True):
+                await self._end()
+
+    async def close(self) -> None:
+        """End every process in the sandbox, and return when they are gone. Can be called again."""
+        launcher.kill(self._pidfd)
+        self.channel.close()
+        await self.stopped.wait()
+
+    @property
+    def processes(self) -> list[Process]:
+        """Those that run."""
+        return [process for process in self._processes.values() if process.ended is None]
+
+    def find(self, selector: int | str) -> Process | None:
+        """Return the process with a pid or a tag: one that runs, else the latest that ended."""
+        known = [*self._results.values(), *self._processes.values()]
+        matches = [process for process in known if selector in (process.pid, process.command.tag)]
+        running = [process for process in matches if not process.exited.is_set()]
+        return next(iter([*running[::-1], *matches[::-1]]), None)
+
+    def result(self, cmd_id: str) -> Process | None:
+        """Return a process by SeaCloud's name for it, running or ended not too long ago."""
+        known = [*self._processes.values(), *self._results.values()]
+        return next((process for process in known if process.cmd_id == cmd_id), None)
+
+    async def start(self, command: Command) -> Process:
+        """Start a process. Subscribe before the next `await`, and no output is missed.
+
+        Raises:
+            AgentError: The sandbox could not: no such working directory, too many processes.
+            ChannelError: The sandbox is gone.
+            TooManyProcessesError: It runs too many.
+        """
+        if len(self._processes) >= MAX_PROCESSES:
+            raise TooManyProcessesError
+        process = await self._start(command)
+        self._processes[process.request] = process
+        code = self._early_exits.pop(process.request, None)
+        if code is not None or self.stopped.is_set():
+            process.note_exit(-9 if code is None else code)
+        self._tasks.start_soon(self._look_after, process)
+        return process
+
+    async def signal(self, process: Process, number: int) -> bool:
+        """Send a signal to a process's group; return whether there was anything to send it to.
+
+        Raises:
+            ChannelError: The sandbox is gone.
+        """
+        try:
+            await self.channel.request("signal", {"exec": process.request, "signal": number})
+        except AgentError as error:
+            if error.number == errno.ESRCH:
+                return False
+            raise
+        return True
+
+    async def connect(self, port: int) -> socket.socket:
+        """Return a connection to a TCP port inside; non-blocking, the caller's to close.
+
+        Raises:
+            ConnectionRefusedError: Nothing listens there.
+            ChannelError: The sandbox is gone.
+        """
+        for v6 in (False, True):
+            try:
+                connection = await self.channel.connect({"port": port, "v6": v6})
+            except AgentError:
+                continue
+            if await _is_connected(connection):
+                return connection
+        raise ConnectionRefusedError(errno.ECONNREFUSED, "port is not listening")
+
+    def task(self, name: str, fields: Mapping[str, object]) -> AbstractAsyncContextManager[tasks.Answer]:
+        """Start file work; see `tasks.start_task`."""
+        return tasks.start_task(self.channel, name, fields)
+
+    def upload(self, fields: Mapping[str, object]) -> AbstractAsyncContextManager[tasks.Upload]:
+        """Start writing a file; see `tasks.start_upload`."""
+        return tasks.start_upload(self.channel, fields)
+
+    def take(self, wanted: int) -> int:
+        """Lend memory for the head of an output (`process.HeadRoom`)."""
+        while self._heads_bytes + wanted > MAX_HEADS_BYTES and self._results:
+            _, oldest = self._results.popitem(last=False)
+            self._heads_bytes -= len(oldest.stdout.head) + len(oldest.stderr.head)
+        granted = min(wanted, MAX_HEADS_BYTES - self._heads_bytes)
+        self._heads_bytes += granted
+        return granted
+
+    async def _start(self, command: Command) -> Process:
+        stdout, stderr = Pipe(reads_here=True), Pipe(reads_here=True)
+        stdin = Pipe(reads_here=False) if command.stdin else None
+        pipes = [pipe for pipe in (stdin, stdout, stderr) if pipe is not None]
+        fields = {
+            "argv": [command.cmd, *command.args],
+            "env": {**self._envs, **command.envs},
+            "cwd": _absolute(command.cwd),
+            "stdin": command.stdin,
+        }
+        try:
+            message = await self.channel.request("exec", fields, [pipe.inner for pipe in pipes])
+        except BaseException:
+            for pipe in pipes:
+                pipe.close()
+            raise
+        for pipe in pipes:
+            pipe.close_inner()
+        return Process(
+            request=message.request,
+            pid=message.pid or 0,
+            command=command,
+            stdout=Output("stdout", stdout, self),
+            stderr=Output("stderr", stderr, self),
+            stdin=stdin,
+        )
+
+    async def _look_after(self, process: Process) -> None:
+        async with anyio.create_task_group() as own:
+            if process.command.timeout_ms is not None:
+                own.start_soon(self._enforce_timeout, process, process.command.timeout_ms / 1000)
+            await process.run()
+        del self._processes[process.request]
+        self._results[process.request] = process
+
+    async def _enforce_timeout(self, process: Process, timeout_s: float) -> None:
+        with anyio.move_on_after(timeout_s):
+            await process.exited.wait()
+            return
+        process.timed_out = True
+        try:
+            await self._end_group(process)
+        except ChannelError:
+            return
+
+    async def _end_group(self, process: Process) -> None:
+        await self.signal(process, 15)
+        with anyio.move_on_after(TERM_GRACE_S):
+            while await self.signal(process, 0):  # noqa: ASYNC110 - the kernel tells nobody when a group is empty
+                await anyio.sleep(_GROUP_POLL_S)
+            return
+        await self.signal(process, 9)
+
+    def _note_exit(self, request: int, code: int) -> None:
+        if process := self._processes.get(request):
+            process.note_exit(code)
+        else:
+            self._early_exits[request] = code  # it ended before `start` went on
+
+    async def _end(self) -> None:
+        """PID 1 is killed, and the kernel with it kills the rest before it lets PID 1 go."""
+        launcher.kill(self._pidfd)
+        with anyio.move_on_after(_KILL_TIMEOUT_S):
+            await anyio.wait_readable(self._pidfd)
+        os.close(self._pidfd)
+        for process in list(self._processes.values()):
+            if not process.exited.is_set():
+                process.note_exit(-9)
+        self.stopped.set()
+
+
+def _absolute(cwd: str | None) -> str:
+    """Return a working directory: `~` and relative paths start at the workspace (wire contract 3.3)."""
+    if cwd is None:
+        return DEFAULT_WORKSPACE
+    if cwd == "~" or cwd.startswith("~/"):
+        cwd = DEFAULT_WORKSPACE + cwd[1:]
+    return os.path.join(DEFAULT_WORKSPACE, cwd)  # noqa: PTH118 - a path of the sandbox, never touched on the host
+
+
+async def _is_connected(connection: socket.socket) -> bool:
+    with anyio.move_on_after(CONNECT_TIMEOUT_S):
+        await anyio.wait_writable(connection)
+        if connection.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0:
+            return True
+    connection.close()
+    return False

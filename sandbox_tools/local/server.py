@@ -1,0 +1,119 @@
+"""Runs the local sandbox service on 127.0.0.1."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import anyio
+import anyio.to_thread
+import uvicorn
+
+from sandbox_tools.local.app import build_app
+from sandbox_tools.local.launcher import Launcher
+from sandbox_tools.local.layout import host_layout
+from sandbox_tools.local.registry import Registry
+from sandbox_tools.local.state import State, default_state_directory
+
+SHUTDOWN_S: Final = 2.0
+"""Time to end all sandboxes; what is left of their files then is removed by the next service."""
+
+_MAX_HEADER_BYTES: Final = 65_536
+
+
+async def serve(
+    *,
+    port: int,
+    api_key: str,
+    on_ready: Callable[[str], None],
+    stop: anyio.Event | None = None,
+    max_sandboxes: int = 50,
+    state_dir: Path | None = None,
+) -> None:
+    """Serve until `stop` is set or this is cancelled, then end every sandbox.
+
+    Args:
+        port: To listen on, on 127.0.0.1 only; 0 is any free one.
+        api_key: What callers of the control plane must send. Secret.
+        on_ready: Called with the base URL when requests are answered.
+        state_dir: Where the files of sandboxes are kept.
+
+    Raises:
+        ConfigurationError: The interpreter lies where a sandbox has its own files.
+        OSError: The port is taken, or the state directory cannot be made.
+    """
+    state = State(state_dir or default_state_directory())
+    state.prepare()
+    launcher = Launcher(host_layout())
+    with _listen(port) as listener:
+        address = f"127.0.0.1:{listener.getsockname()[1]}"
+        try:
+            async with anyio.create_task_group() as tasks:
+                registry = Registry(launcher=launcher, state=state, max_sandboxes=max_sandboxes, tasks=tasks)
+                tasks.start_soon(registry.isolation)  # so that the first create need not wait for it
+                tasks.start_soon(anyio.to_thread.run_sync, state.remove_abandoned)
+                app = build_app(registry, api_key=api_key, address=address)
+                server = _Server(app, lambda: on_ready(f"http://{address}"))
+                try:
+                    await _run(server, listener, stop)
+                finally:
+                    with anyio.move_on_after(SHUTDOWN_S, shield=True):
+                        await registry.delete_all()
+                    tasks.cancel_scope.cancel()
+        finally:
+            launcher.close()
+
+
+async def _run(server: _Server, listener: socket.socket, stop: anyio.Event | None) -> None:
+    async with anyio.create_task_group() as tasks:
+        if stop is not None:
+            tasks.start_soon(_stop_when_set, server, stop)
+        try:
+            await server.serve(sockets=[listener])
+        finally:
+            tasks.cancel_scope.cancel()
+
+
+async def _stop_when_set(server: _Server, stop: anyio.Event) -> None:
+    await stop.wait()
+    server.should_exit = True
+
+
+def _listen(port: int) -> socket.socket:
+    # Named as TCP, because asyncio turns Nagle's delay (40 ms) off only for such sockets.
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.bind(("127.0.0.1", port))
+    return listener
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without its signal handlers and its output: signals and stdout are the command's."""
+
+    def __init__(self, app: Callable[..., Any], on_ready: Callable[[], None]) -> None:
+        config = uvicorn.Config(
+            app,
+            http="h11",
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            log_level="critical",
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            timeout_graceful_shutdown=1,
+            h11_max_incomplete_event_size=_MAX_HEADER_BYTES,
+        )
+        super().__init__(config)
+        self._on_ready = on_ready
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets=sockets)
+        self._on_ready()

@@ -1,0 +1,135 @@
+"""Where sandboxes keep their files on this machine: a directory each, owned by the server that made it.
+
+A directory is locked for as long as its server lives, so that the next server can tell and remove what a killed one
+left. The trees are hostile: they are removed without following a symlink, whatever their depth and permissions.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+import stat
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+
+def default_state_directory() -> Path:
+    """Return `$XDG_STATE_HOME/sandbox-tools`, or its place under the home directory."""
+    configured = os.environ.get("XDG_STATE_HOME", "")
+    base = Path(configured) if configured.startswith("/") else Path.home() / ".local" / "state"
+    return base / "sandbox-tools"
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """The directory of one sandbox. `workspace` is what the sandbox sees."""
+
+    path: Path
+    lock: int
+
+    @property
+    def workspace(self) -> Path:
+        return self.path / "workspace"
+
+    def remove(self) -> None:
+        """Delete everything. Every process of the sandbox must be gone. Blocks."""
+        remove_tree(self.path)
+        os.close(self.lock)
+
+
+class State:
+    """The directory of all sandboxes of a user."""
+
+    def __init__(self, directory: Path) -> None:
+        self._sandboxes = directory / "sandboxes"
+
+    def prepare(self) -> None:
+        """Make the directory, closed to other users: a sandbox can make setuid files of its user's in it."""
+        for directory in (self._sandboxes.parent, self._sandboxes):
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._sandboxes.parent.chmod(0o700)
+
+    def new_home(self, sandbox_id: str, uid: int | None) -> Home:
+        """Make the directory of a sandbox, its workspace owned by `uid`."""
+        path = self._sandboxes / sandbox_id
+        parent = _lock(self._sandboxes, fcntl.LOCK_SH)
+        try:
+            path.mkdir(mode=0o700)
+            home = Home(path, _lock(path, fcntl.LOCK_EX))
+        finally:
+            os.close(parent)
+        home.workspace.mkdir(mode=0o755)
+        if uid is not None:
+            os.chown(home.workspace, uid, uid)
+        return home
+
+    def remove_abandoned(self) -> None:
+        """Delete what servers left that were killed. Blocks."""
+        parent = _lock(self._sandboxes, fcntl.LOCK_EX)
+        try:
+            abandoned = [home for path in self._sandboxes.iterdir() if (home := _abandoned(path))]
+        finally:
+            os.close(parent)
+        for home in abandoned:
+            home.remove()
+
+
+def remove_tree(root: Path) -> None:
+    """Delete a directory that nobody uses any more.
+
+    Its subdirectories are moved up and emptied one by one, so depth costs neither stack nor descriptors.
+    """
+    top = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        while entries := os.listdir(top):  # noqa: PTH208 - a descriptor, not a path
+            for name in entries:
+                _remove_entry(name, top)
+    finally:
+        os.close(top)
+    root.rmdir()
+
+
+def _remove_entry(name: str, top: int) -> None:
+    if not _is_directory(name, top):
+        os.unlink(name, dir_fd=top)
+        return
+    os.chmod(name, 0o700, dir_fd=top)
+    directory = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=top)
+    try:
+        for child in os.listdir(directory):  # noqa: PTH208 - a descriptor, not a path
+            _take_out(child, directory, top)
+    finally:
+        os.close(directory)
+    os.rmdir(name, dir_fd=top)
+
+
+def _take_out(name: str, directory: int, top: int) -> None:
+    if _is_directory(name, directory):
+        os.chmod(name, 0o700, dir_fd=directory)  # moving a directory writes to it
+        os.rename(name, secrets.token_hex(16), src_dir_fd=directory, dst_dir_fd=top)
+    else:
+        os.unlink(name, dir_fd=directory)
+
+
+def _is_directory(name: str, parent: int) -> bool:
+    return stat.S_ISDIR(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode)
+
+
+def _lock(directory: Path, kind: int) -> int:
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    fcntl.flock(fd, kind)
+    return fd
+
+
+def _abandoned(path: Path) -> Home | None:
+    with suppress(OSError):
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(fd)
+        else:
+            return Home(path, fd)
+    return None

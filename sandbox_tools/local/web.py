@@ -1,0 +1,190 @@
+"""What all routes share: error answers, JSON bodies with a cap, constant-time comparison, the outer guard."""
+
+from __future__ import annotations
+
+import hmac
+import json
+import logging
+import secrets
+import traceback
+from collections.abc import AsyncIterable, AsyncIterator, Collection, Mapping
+from contextlib import AsyncExitStack
+from typing import Final
+
+import anyio
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response, StreamingResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from sandbox_tools.wire.envelope import WireError, parse_json_object
+from sandbox_tools.wire.errors import error_body_json
+
+MAX_JSON_BYTES: Final = 1 << 20
+MAX_UPLOAD_BYTES: Final = 1 << 30
+
+_log: Final = logging.getLogger(__name__)
+
+
+class RequestError(Exception):
+    """A request gets an error answer."""
+
+    def __init__(
+        self, status: int, message: str, *, details: object = None, extra: Mapping[str, object] | None = None
+    ) -> None:
+        self.status: Final = status
+        self.message: Final = message
+        self.details: Final = details
+        self.extra: Final = extra or {}
+        super().__init__(message)
+
+    def response(self) -> Response:
+        body = error_body_json(self.status, self.message, request_id=secrets.token_hex(8), details=self.details)
+        if self.extra:
+            body = json.dumps({**json.loads(body), **self.extra}).encode()
+        return Response(body, self.status, media_type="application/json")
+
+
+class OwningResponse(StreamingResponse):
+    """Streams, and closes what it streams from when it is done or the caller has gone."""
+
+    def __init__(
+        self,
+        content: AsyncIterable[bytes],
+        *,
+        owned: AsyncExitStack,
+        status_code: int = 200,
+        headers: Mapping[str, str] | None = None,
+        media_type: str | None = None,
+    ) -> None:
+        super().__init__(content, status_code, headers, media_type)
+        self._owned = owned
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            with anyio.CancelScope(shield=True):
+                await self._owned.aclose()
+
+
+def json_response(content: object, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """Answer with JSON. ASCII, so that a name that is no valid text cannot break it."""
+    return Response(json.dumps(content, separators=(",", ":")), status, headers, media_type="application/json")
+
+
+def same(given: str, secret: str) -> bool:
+    """Compare a credential in constant time."""
+    return hmac.compare_digest(given.encode("utf-8", "replace"), secret.encode())
+
+
+async def body_chunks(request: Request, max_bytes: int) -> AsyncIterator[bytes]:
+    """Yield the body as it comes.
+
+    Raises:
+        RequestError: It is larger than `max_bytes` (413).
+        ClientDisconnect: The client went away before its end.
+    """
+    left = max_bytes
+    async for chunk in request.stream():
+        left -= len(chunk)
+        if left < 0:
+            raise RequestError(413, f"the body is larger than {max_bytes} bytes")
+        if chunk:
+            yield chunk
+
+
+async def read_body(request: Request) -> bytes:
+    """Return a body that may be JSON."""
+    return b"".join([chunk async for chunk in body_chunks(request, MAX_JSON_BYTES)])
+
+
+async def read_json(request: Request) -> dict[str, object]:
+    """Return the JSON object in the body.
+
+    Raises:
+        RequestError: There is none (400), or it is too big (413).
+    """
+    try:
+        return parse_json_object(await read_body(request), what="the body")
+    except WireError as error:
+        problem = str(error)
+    raise RequestError(400, problem)
+
+
+def http_error(_: Request, error: Exception) -> Response:
+    """Answer what Starlette refuses: unknown routes and methods."""
+    status = error.status_code if isinstance(error, HTTPException) else 500
+    return RequestError(status, {404: "no such route", 405: "method not allowed"}.get(status, "refused")).response()
+
+
+def request_error(_: Request, error: Exception) -> Response:
+    """Answer a RequestError."""
+    known = error if isinstance(error, RequestError) else RequestError(500, "internal error")
+    return known.response()
+
+
+def wire_error(_: Request, error: Exception) -> Response:
+    """Answer a request that breaks the wire format; the message is ours."""
+    return RequestError(400, str(error)).response()
+
+
+class Guard:
+    """The outermost layer: who may call at all, and no exception or its text past this line.
+
+    A web page and any user of this machine can reach a port on 127.0.0.1. A page is known by its Origin, or, when it
+    let its name point here (DNS rebinding), by its Host.
+    """
+
+    def __init__(self, app: ASGIApp, *, hosts: Collection[str]) -> None:
+        self._app = app
+        self._hosts = hosts
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return
+        if refusal := self._refusal(scope):
+            await refusal.response()(scope, receive, send)
+            return
+        await self._answer(scope, receive, send)
+
+    def _refusal(self, scope: Scope) -> RequestError | None:
+        headers: dict[bytes, bytes] = dict(scope["headers"])
+        if headers.get(b"host", b"").decode("latin-1").lower() not in self._hosts:
+            return RequestError(421, "this service answers to its loopback address only")
+        if b"origin" in headers and not is_preview(scope["path"]):
+            return RequestError(403, "this service does not answer web pages")
+        return None
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        started = False
+
+        async def note_start(message: Message) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, note_start)
+        except ClientDisconnect:
+            return
+        except Exception as error:  # noqa: BLE001 - its text may quote a path or a body, so only its place is logged
+            _log.error("a request failed: %s", _place(error))
+        else:
+            return
+        if not started:
+            await RequestError(500, "internal error").response()(scope, receive, send)
+
+
+def is_preview(path: str) -> bool:
+    """Whether a path is `/rt/{id}/proxy/...`: pages of the sandbox's own servers, open to browsers."""
+    parts = path.split("/", 4)
+    return len(parts) == 5 and parts[1] == "rt" and parts[3] == "proxy"
+
+
+def _place(error: BaseException) -> str:
+    """Return the type and the place of an exception, without its text."""
+    while inner := getattr(error, "exceptions", None):
+        error = inner[0]
+    last = traceback.extract_tb(error.__traceback__)[-1:]
+    return f"{type(error).__name__} at {' '.join(f'{frame.name}:{frame.lineno}' for frame in last)}"
