@@ -23,6 +23,7 @@ _ETC: Final = (
     "/etc/ld.so.conf",
     "/etc/ld.so.conf.d",
     "/etc/alternatives",
+    "/etc/fonts",
     "/etc/localtime",
     "/etc/mime.types",
     "/etc/ssl/certs",

@@ -33,6 +33,7 @@ from sandbox_tools.wire.process import (
     Started,
     event_to_json,
     input_from_json,
+    output_frame,
     run_request_from_json,
     selector_from_json,
     signal_from_json,
@@ -204,6 +205,8 @@ async def _frames(process: Process, events: MemoryObjectReceiveStream[ProcessEve
 
 
 def _frame(event: ProcessEvent) -> bytes:
+    if isinstance(event, OutputData):
+        return output_frame(event)
     return encode_json_frame(event_to_json(event))
 
 
