@@ -9,9 +9,10 @@ MAX_HITS: Final = 2000
 """Placeholders in one output. Each costs far more time than clean text, and so many help nobody."""
 
 BASE_S: Final = 0.25
-PER_BYTE_S: Final = 20e-9
+PER_BYTE_S: Final = 100e-9
 PER_FEED_S: Final = 100e-6
-"""Processor time that an output may take, and more for each byte and each piece of it. Clean text takes a tenth."""
+"""Processor time that an output may take, and more for each byte and each piece of it. Clean text takes about a tenth:
+a slower machine must not withhold it, and a hostile sandbox must not occupy this process for long."""
 
 
 class BudgetError(Exception):

@@ -16,8 +16,13 @@ STRONG_CHARS: Final = 16
 STRONG_BITS: Final = 56.0
 """A value with less is only redacted as a whole: pieces of it would match ordinary text, and would answer guesses."""
 
-_PUBLIC_START: Final = re.compile(r"eyJ[\w-]+\.|[A-Za-z][A-Za-z0-9+.-]*://")
-"""The header of a JWT and the scheme of a URL: the same in many values, so a piece of them is no piece of a secret."""
+_SECRET_PART: Final = re.compile(
+    r"eyJ[\w-]+\.(.+)"  # a JWT behind its header, which is the same in many
+    r"|[a-z][a-z0-9+.-]*://(?:[^/:@]*:)?([^/]+)@.*"  # the password in a URL, whose host is no secret
+    r"|[a-z][a-z0-9+.-]*://[^/]*/(.+)",  # the path of a URL without one
+    re.IGNORECASE | re.DOTALL,
+)
+"""What of a value is secret also in pieces. The rest is redacted only where the whole value is."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,23 +40,26 @@ class Forms:
 
 def forms_of(value: str) -> Forms:
     """Return every form in which `value` is recognised."""
-    raw = value.encode()
-    dense = {raw, *_base64_forms(raw), *_hex_forms(raw)}
-    whole = dense | {text.encode() for text in (*_percent_forms(value), *_json_forms(value))}
-    return Forms(whole=frozenset(whole), fragments=frozenset(_fragments(value)))
+    escaped = {text.encode() for text in (*_percent_forms(value), *_json_forms(value))}
+    part = _secret_part(value)
+    return Forms(
+        whole=frozenset(escaped | _dense_forms(value)),
+        fragments=frozenset(_dense_forms(part) if _is_strong(part) else ()),
+    )
 
 
-def is_strong(value: str) -> bool:
-    """Whether a piece of 16 characters of `value` is itself hard to guess."""
-    return len(value) >= STRONG_CHARS and _shannon_bits(value) >= STRONG_BITS
+def _secret_part(value: str) -> str:
+    match = _SECRET_PART.fullmatch(value)
+    return match[match.lastindex or 0] if match else value
 
 
-def _fragments(value: str) -> set[bytes]:
-    start = _PUBLIC_START.match(value)
-    secret_part = value[start.end() :] if start else value
-    if not is_strong(secret_part):
-        return set()
-    raw = secret_part.encode()
+def _is_strong(text: str) -> bool:
+    return len(text) >= STRONG_CHARS and _shannon_bits(text) >= STRONG_BITS
+
+
+def _dense_forms(text: str) -> set[bytes]:
+    """Return the forms of which a piece is worth as much as a piece of the text itself."""
+    raw = text.encode()
     return {raw, *_base64_forms(raw), *_hex_forms(raw)}
 
 

@@ -14,6 +14,9 @@ from typing import Final, NamedTuple
 
 from sandbox_tools.redaction.secret import Opaque
 
+_BLOCK_WORDS: Final = 512
+"""How much is looked at word by word when something is in it."""
+
 _WORD_CODES: Final = {4: "I", 8: "Q"}
 
 
@@ -81,23 +84,29 @@ class Matcher(Opaque):
     def find(self, data: bytes) -> list[Match]:
         """Return every pattern that is complete in `data`, in no particular order."""
         found: list[Match] = []
-        if not self._seeds:
-            return found
-        whole_words = memoryview(data)[: len(data) // self._word * self._word].cast(_WORD_CODES[self._word])
-        words = whole_words[:: self._step // self._word]
-        if not self._seeds.isdisjoint(words):  # nearly all time is spent in this call
-            for index, word in enumerate(words):
-                if word in self._seeds:
-                    self._look_around(data, index * self._step, found)
+        if self._seeds:
+            size = len(data) // self._word * self._word
+            words = memoryview(data)[:size].cast(_WORD_CODES[self._word])[:: self._step // self._word]
+            for first in range(0, len(words), _BLOCK_WORDS):
+                block = words[first : first + _BLOCK_WORDS]
+                if not self._seeds.isdisjoint(block):  # nearly all time is spent in this call
+                    self._look_into(data, first * self._step, block, found)
         return found
 
     def pending(self, data: bytes) -> int:
         """Return a size: no pattern that begins before the last so many bytes of `data` can end after them."""
-        most = max(min(len(data), self.longest - 1), 0)
+        if not self._seeds:
+            return 0
+        most = min(len(data), self.longest - 1)
         size = min(most, self._word - 1)
-        while size < most and self._is_inside(data, len(data) - size - 1):
+        while size < most and self._is_inside(data[len(data) - size - 1 :][: self._word]):
             size += 1
         return size
+
+    def _look_into(self, data: bytes, at: int, block: memoryview[int], found: list[Match]) -> None:
+        for index, word in enumerate(block):
+            if word in self._seeds:
+                self._look_around(data, at + index * self._step, found)
 
     def _look_around(self, data: bytes, at: int, found: list[Match]) -> None:
         """Add the patterns in which the word at `at` is the first to be read of a fragment or an anchor."""
@@ -109,9 +118,9 @@ class Matcher(Opaque):
                 if start >= anchor and data.startswith(form, start - anchor):
                     found.append((start - anchor, -len(form), name))
 
-    def _is_inside(self, data: bytes, at: int) -> bool:
-        word = int.from_bytes(data[at : at + self._word], sys.byteorder)
-        return word in self._seeds or word in self._inner
+    def _is_inside(self, word: bytes) -> bool:
+        value = int.from_bytes(word, sys.byteorder)
+        return value in self._seeds or value in self._inner
 
     def _words(self, form: bytes) -> set[int]:
         """Return the words of `form` at every address, aligned or not."""

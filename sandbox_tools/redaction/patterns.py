@@ -1,28 +1,20 @@
-"""All patterns of all registered values, in the two views that a text is read in: as it is, and squeezed.
-
-The squeezed view keeps only ASCII letters and digits, so it sees through line wraps, spaces, colons, quotes and commas
-between the characters of a value, and through UTF-16.
-"""
+"""All patterns of all registered values, in the two views that a text is read in: as it is, and squeezed."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from itertools import compress
 from typing import Final
 
 from sandbox_tools.redaction.forms import forms_of
 from sandbox_tools.redaction.matcher import Match, Matcher
 from sandbox_tools.redaction.secret import Opaque
+from sandbox_tools.redaction.squeezed import Places, size_of_last, squeeze
 
 SPREAD_BYTES: Final = 1024
 """How far the characters of one squeezed match may be spread; bounds what a stream must hold back."""
 
 _RECENT_BYTES: Final = 64
 _WORD: Final = 8
-
-_KEPT: Final = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
-_DROPPED: Final = bytes(set(range(256)) - set(_KEPT))
-_IS_KEPT: Final = bytes(byte in _KEPT for byte in range(256))
 
 
 class Patterns(Opaque):
@@ -73,7 +65,7 @@ class Patterns(Opaque):
             (self._long if len(form) >= self._long.anchor_size else self._short).add(form, name)
         for form in forms.fragments:
             self._long.add_fragments(form, name)
-            self._add_squeezed(form.translate(None, _DROPPED), name)
+            self._add_squeezed(squeeze(form), name)
 
     def _add_squeezed(self, form: bytes, name: str) -> None:
         if len(form) >= self._squeezed.anchor_size:
@@ -84,22 +76,24 @@ class Patterns(Opaque):
     def _find_squeezed(self, data: bytes) -> list[Match]:
         if not self._squeezed.longest and not self._squeezed_short.longest:
             return []
-        squeezed = data.translate(None, _DROPPED)
+        squeezed = squeeze(data)
         matches = self._squeezed.find(squeezed) + self._squeezed_short.find(squeezed)
-        return _places_of(matches, data) if matches else []
+        if not matches:
+            return []
+        places = Places(data)
+        return [match for match in map(places.of, matches) if -match[1] <= SPREAD_BYTES]
 
     def _pending_squeezed(self, data: bytes) -> int:
         if not self._squeezed.longest and not self._squeezed_short.longest:
             return 0
-        recent = data[-_RECENT_BYTES:].translate(None, _DROPPED)
-        pending = max(self._squeezed.pending(recent), self._squeezed_short.pending(recent))
-        # With a whole word in the recent bytes that no pattern contains, what is pending began after that word did.
-        is_near = len(recent) >= _WORD > pending
-        return min(len(data), _RECENT_BYTES if is_near else SPREAD_BYTES)
+        recent = data[-_RECENT_BYTES:]  # nearly always enough to see where what is pending begins
+        pending, all_of_it = self._pending_in(recent)
+        if all_of_it:
+            recent = data[-SPREAD_BYTES:]
+            pending, _ = self._pending_in(recent)
+        return size_of_last(pending, recent)
 
-
-def _places_of(matches: list[Match], data: bytes) -> list[Match]:
-    """Translate matches in the squeezed view of `data` into matches in `data`; drop those that are spread too far."""
-    kept = tuple(compress(range(len(data)), data.translate(_IS_KEPT)))
-    spread = ((kept[start], kept[start - size - 1] + 1, name) for start, size, name in matches)
-    return [(start, start - end, name) for start, end, name in spread if end - start <= SPREAD_BYTES]
+    def _pending_in(self, data: bytes) -> tuple[int, bool]:
+        squeezed = squeeze(data)
+        pending = max(self._squeezed.pending(squeezed), self._squeezed_short.pending(squeezed))
+        return pending, pending == len(squeezed)

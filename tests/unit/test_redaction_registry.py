@@ -1,0 +1,148 @@
+"""Which values can be registered, and how long they are redacted."""
+
+from __future__ import annotations
+
+import secrets
+import threading
+
+import pytest
+
+from sandbox_tools.errors import SandboxToolsError, WeakSecretError
+from sandbox_tools.redaction import Redactor, Registry, default_registry, registry
+
+
+@pytest.mark.parametrize(
+    ("value", "problem"),
+    [
+        ("", "fewer than 8"),
+        ("kjh4f_2", "fewer than 8"),
+        ("x9" * 4097, "more than 8192"),
+        (" kjh4f_2q8w", "begins or ends"),
+        ("kjh4f_2q8w\n", "begins or ends"),
+        ("kjh4f_2q8w\x00", "begins or ends"),
+        ("kjh4f_2q8w\u200b", "begins or ends"),
+        ("kjh4f\ud8002q8w", "not valid Unicode"),
+        ("password", "common word"),
+        ("PassWord123", "common word"),
+        ("postgres", "common word"),
+        ("123456789", "common word"),
+        ("--------", "one character"),
+        ("REDACTED", "part of a placeholder"),
+        ("MY_OWN_NAME", "part of a placeholder"),
+    ],
+)
+def test_a_value_that_would_damage_ordinary_text_is_refused(value: str, problem: str) -> None:
+    with pytest.raises(WeakSecretError, match=problem) as caught:
+        Registry().register("MY_OWN_NAME", value)
+    assert caught.value.name == "MY_OWN_NAME"
+    assert isinstance(caught.value, SandboxToolsError)
+
+
+@pytest.mark.parametrize("value", ["kjh4f_2", " kjh4f_2q8w", "qwertyuiop12"])
+def test_the_refusal_does_not_show_the_value(value: str) -> None:
+    with pytest.raises(WeakSecretError) as caught:
+        Registry().register("KEY", value)
+    assert value not in f"{caught.value} {caught.value!r} {vars(caught.value)}"
+    assert caught.value.__context__ is None
+
+
+def test_a_refused_value_leaves_the_registry_as_it_was() -> None:
+    refusing = Registry()
+    before = refusing.patterns()
+    with pytest.raises(WeakSecretError):
+        refusing.register("KEY", "REDACTED")
+    assert refusing.patterns() is before
+
+
+def test_a_value_that_hides_in_the_placeholder_of_another_secret_is_refused() -> None:
+    one = Registry()
+    one.register("DEPLOY_TOKEN", secrets.token_hex(16))
+    with pytest.raises(WeakSecretError, match="part of a placeholder"):
+        one.register("OTHER", "DEPLOY_TOKEN")
+
+
+@pytest.mark.parametrize("name", ["", "lower", "WITH SPACE", "A" * 33, "NEW\nLINE", "BRACKET]", "NEWLINE\n"])
+def test_a_name_that_cannot_stand_in_a_placeholder_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match="name of a secret"):
+        Registry().register(name, secrets.token_hex(16))
+
+
+def test_the_same_value_gives_the_same_handle() -> None:
+    one, value = Registry(), secrets.token_hex(16)
+    handle = one.register("FIRST", value)
+    assert one.register("SECOND", value) is handle
+    assert Redactor(one).text(value) == "[REDACTED:FIRST]"
+
+
+def test_a_retired_value_is_still_redacted() -> None:
+    one, value = Registry(), secrets.token_hex(16)
+    one.retire(one.register("TOKEN", value))
+    assert Redactor(one).text(value) == "[REDACTED:TOKEN]"
+
+
+def test_only_the_oldest_retired_values_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "MAX_RETIRED", 4)
+    one, values = Registry(), [secrets.token_hex(16) for _ in range(6)]
+    handles = [one.register("TOKEN", value) for value in values]
+    assert one.register("TOKEN", values[1]) is handles[1]
+    for handle in (*handles[:5], handles[4]):
+        one.retire(handle)
+    redacted = [Redactor(one).text(value) != value for value in values]
+    assert redacted == [False, False, True, True, True, True]
+
+
+def test_a_retired_value_that_is_registered_again_is_live(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "MAX_RETIRED", 2)
+    one, value = Registry(), secrets.token_hex(16)
+    handle = one.register("TOKEN", value)
+    one.retire(handle)
+    assert one.register("TOKEN", value) is handle
+    for _ in range(10):
+        one.retire(one.register("TOKEN", secrets.token_hex(16)))
+    assert Redactor(one).text(value) == "[REDACTED:TOKEN]"
+
+
+def test_retiring_a_handle_of_another_registry_does_nothing() -> None:
+    one, other, value = Registry(), Registry(), secrets.token_hex(16)
+    one.register("TOKEN", value)
+    one.retire(other.register("TOKEN", value))
+    assert Redactor(one).text(value) == "[REDACTED:TOKEN]"
+
+
+def test_a_snapshot_does_not_change() -> None:
+    one, value = Registry(), secrets.token_hex(16)
+    before = one.patterns()
+    one.register("TOKEN", value)
+    assert before.find(value.encode()) == []
+    assert one.patterns().find(value.encode()) != []
+
+
+def test_registering_from_many_threads_loses_nothing() -> None:
+    one, values = Registry(), [secrets.token_hex(16) for _ in range(40)]
+    start = threading.Barrier(8)
+
+    def register(part: list[str]) -> None:
+        start.wait(10)
+        for value in part:
+            one.register("TOKEN", value)
+
+    threads = [threading.Thread(target=register, args=(values[at::8] + values[:5],)) for at in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+    assert Redactor(one).text(" ".join(values)) == " ".join(["[REDACTED:TOKEN]"] * 40)
+
+
+def test_a_process_has_one_registry() -> None:
+    assert default_registry() is default_registry()
+
+
+def test_of_a_url_only_the_password_is_secret_in_pieces() -> None:
+    one, password = Registry(), secrets.token_hex(12)
+    url = f"postgres://app_user:{password}@db.internal.example.com:5432/production"
+    one.register("DATABASE_URL", url)
+    text = Redactor(one).text
+    assert text(f"<{url}>") == "<[REDACTED:DATABASE_URL]>"
+    assert text(f"password={password}") == "password=[REDACTED:DATABASE_URL]"
+    assert text("up: db.internal.example.com:5432/production") == "up: db.internal.example.com:5432/production"
