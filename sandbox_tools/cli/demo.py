@@ -65,7 +65,7 @@ class DemoError(Exception):
 
 def run_demo() -> int:
     """Run every step; return 0 when all succeeded, 1 when one failed."""
-    console = Console(soft_wrap=True, highlight=False)
+    console = Console(highlight=False)
     try:
         anyio.run(_demo, console)
     except DemoError as exc:

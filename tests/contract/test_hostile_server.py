@@ -112,9 +112,9 @@ async def test_keepalives_of_every_kind_are_skipped(token: str) -> None:
         encode_json_frame({"event": {"keepalive": {}}}),
         encode_json_frame({"event": {"new": 1}}),
     ]
-    async with hostile_server(stream_answer(STARTED, *keepalives, ENDED)) as server:
-        async with runtime_at(server.base_url, token) as runtime:
-            assert (await runtime.exec("true", timeout_s=5, on_output=ignore_output)).exit_code == 0
+    answer = stream_answer(STARTED, *keepalives, ENDED)
+    async with hostile_server(answer) as server, runtime_at(server.base_url, token) as runtime:
+        assert (await runtime.exec("true", timeout_s=5, on_output=ignore_output)).exit_code == 0
 
 
 async def test_a_stream_may_end_without_an_end_frame_after_the_end_event(token: str) -> None:
