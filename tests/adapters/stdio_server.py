@@ -52,6 +52,8 @@ class Sandbox(FakeRuntime):
 async def open_toolset() -> AsyncIterator[Toolset]:
     if os.environ.get("TEST_OPEN") == "fails":
         raise ConfigurationError("a setting is missing")
+    if os.environ.get("TEST_OPEN") == "crashes":
+        raise RuntimeError(SECRET)
     toolset = fake_toolset(Sandbox(stdout=f"out {SECRET}\n".encode()), secrets={"CANARY": SECRET})
     try:
         yield toolset

@@ -135,16 +135,23 @@ async def test_it_ends_when_its_parent_dies_and_the_pipe_stays_open(journal: Pat
     assert noted(journal) == ["closed"]
 
 
-async def test_a_toolset_that_does_not_open_is_told_on_stderr(journal: Path) -> None:
-    journal.touch()
+@pytest.mark.parametrize(
+    ("failure", "said"),
+    [
+        pytest.param("fails", b"sandbox-tools: a setting is missing\n", id="our-error"),
+        pytest.param("crashes", b"sandbox-tools: stopped by an unexpected RuntimeError\n", id="foreign-exception"),
+    ],
+)
+async def test_a_toolset_that_does_not_open_is_told_on_stderr(journal: Path, failure: str, said: bytes) -> None:
+    """The text of an exception that is not ours may hold a secret, so it is not told."""
     with anyio.fail_after(20):
         ended = await anyio.run_process(
-            [sys.executable, SERVER, str(journal)],
+            [sys.executable, SERVER, str(journal), "a-secret"],
             check=False,
             stdin=subprocess.DEVNULL,
-            env={**os.environ, "TEST_OPEN": "fails"},
+            env={**os.environ, "TEST_OPEN": failure},
         )
-    assert (ended.returncode, ended.stdout, ended.stderr) == (1, b"", b"sandbox-tools: a setting is missing\n")
+    assert (ended.returncode, ended.stdout, ended.stderr) == (1, b"", said)
 
 
 async def test_starting_imports_no_other_framework_and_no_server_of_ours() -> None:

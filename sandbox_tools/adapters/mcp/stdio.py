@@ -43,7 +43,7 @@ async def serve_stdio(open_toolset: Callable[[], AbstractAsyncContextManager[Too
 
     Running calls are cancelled and the toolset is closed first, which deletes the sandboxes that it owns. It returns
     only when stdin has ended. After any other reason a thread still blocks on stdin and cannot be joined, so the
-    process ends here; with status 1 when the toolset could not be opened.
+    process ends here: with status 0 when it was asked to, with 1 when the toolset did not open or stdout broke.
     """
     async with stdio_server() as (read, write):
         stdin_ended, status = False, 1
@@ -55,6 +55,8 @@ async def serve_stdio(open_toolset: Callable[[], AbstractAsyncContextManager[Too
             status = 0
         except SandboxToolsError as exc:
             sys.stderr.write(f"sandbox-tools: {exc}\n")
+        except Exception as exc:  # noqa: BLE001 - the text of a foreign exception may hold a secret
+            sys.stderr.write(f"sandbox-tools: stopped by an unexpected {type(exc).__name__}\n")
         finally:
             if not stdin_ended:
                 os._exit(status)
