@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import struct
 import sys
-from typing import Final, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 from sandbox_tools.redaction.secret import Opaque
 
 _BLOCK_WORDS: Final = 512
 """How much is looked at word by word when something is in it."""
 
-_WORD_CODES: Final = {4: "I", 8: "Q"}
+_WORD_CODES: Final[dict[int, Literal["I", "Q"]]] = {4: "I", 8: "Q"}
 
 
 Match = tuple[int, int, str]

@@ -1,0 +1,59 @@
+"""The forms of a value: each is exactly what the encoding makes of it, no more and no less."""
+
+from __future__ import annotations
+
+import base64
+import secrets
+from itertools import product
+
+import pytest
+
+from sandbox_tools.redaction.forms import forms_of
+
+
+@pytest.mark.parametrize("encode", [base64.b64encode, base64.urlsafe_b64encode])
+@pytest.mark.parametrize("size", [16, 17, 18])
+@pytest.mark.parametrize("before", [0, 1, 2, 3, 4])
+def test_the_base64_form_is_all_that_does_not_depend_on_the_neighbours(encode: object, size: int, before: int) -> None:
+    value = secrets.token_urlsafe(32)[:size]
+    neighbours = [bytes([byte]) for byte in (0, 85, 170, 255)]
+    texts = [encode(left * before + value.encode() + right * 3) for left, right in product(neighbours, neighbours)]  # type: ignore[operator]
+    constant = bytes(chars[0] if len(set(chars)) == 1 else ord("!") for chars in zip(*texts, strict=True))
+    parts = [part for part in constant.split(b"!") if part]
+    longest = max(parts, key=len)
+    assert longest in forms_of(value).whole
+
+
+def test_a_short_or_simple_value_has_no_fragments() -> None:
+    assert forms_of(secrets.token_hex(7)).fragments == frozenset()
+    assert forms_of("ab" * 20).fragments == frozenset()
+
+
+def test_a_long_random_value_has_fragments_in_every_dense_form() -> None:
+    value = secrets.token_urlsafe(32)
+    assert {value.encode(), value.encode().hex().encode()} < forms_of(value).fragments
+    assert forms_of(value).fragments <= forms_of(value).whole
+
+
+@pytest.mark.parametrize(
+    ("template", "is_part"),
+    [
+        ("eyJhbGciOiJIUzI1NiJ9.{}", True),
+        ("https://user:{}@example.com/path", True),
+        ("https://{}@example.com", True),
+        ("redis://:{}@example.com:6379/0", True),
+        ("https://hooks.example.com/{}", True),
+        ("https://example.com?key={}", False),
+        ("prefix.{}", False),
+    ],
+)
+def test_the_public_start_of_a_value_has_no_fragments(template: str, is_part: bool) -> None:
+    part = secrets.token_hex(16)
+    value = template.format(part)
+    raw = [form for form in forms_of(value).fragments if part.encode() in form]
+    assert raw == [part.encode() if is_part else value.encode()]
+    assert value.encode() in forms_of(value).whole
+
+
+def test_the_forms_do_not_show_in_a_repr() -> None:
+    assert "'" not in repr(forms_of(secrets.token_hex(16)))
