@@ -84,9 +84,7 @@ class IdleOutput:
     """Output that came while nothing ran."""
 
     def __init__(self) -> None:
-        self._pieces: list[tuple[OutputStream, bytes]] = []
-        self._room = MAX_IDLE_BYTES
-        self._dropped = 0
+        self._clear()
 
     def add(self, stream: OutputStream, data: bytes) -> None:
         kept = data[: self._room]
@@ -101,7 +99,12 @@ class IdleOutput:
             run.print(stream, data)
         if self._dropped:
             run.print("stderr", b"\n[%d bytes of output between the calls are not kept]\n" % self._dropped)
-        self.__init__()  # type: ignore[misc]  # as new
+        self._clear()
+
+    def _clear(self) -> None:
+        self._pieces: list[tuple[OutputStream, bytes]] = []
+        self._room = MAX_IDLE_BYTES
+        self._dropped = 0
 
 
 class Run:
@@ -262,8 +265,13 @@ class Kernel:
         return CodeError(
             name="ContextDied",
             message=f"The Python process ended while the code ran ({_how(self.ended)}). Its variables are gone.",
-            traceback=self._stderr.decode("utf-8", "replace"),
+            traceback=self._last_words(),
         )
+
+    def _last_words(self) -> str:
+        """Return what a crash left on the standard error, without the kernel's own frames."""
+        lines = self._stderr.decode("utf-8", "replace").splitlines(keepends=True)
+        return "".join(line for line in lines if _program()[0] not in line)
 
     async def _start(self, cwd: str | None) -> None:
         path, program = _program()

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 from collections.abc import AsyncIterator, Iterator
 from typing import Final
 
 import anyio
 
 from sandbox_tools.client.transport import OpenStream, Transport
-from sandbox_tools.errors import SandboxProtocolError, SandboxResponseError, SandboxToolsError
+from sandbox_tools.errors import SandboxProtocolError, SandboxRequestError, SandboxResponseError, SandboxToolsError
 from sandbox_tools.runtime import KillOutcome
 from sandbox_tools.wire.envelope import FrameDecoder, WireError, encode_json_frame, parse_json_object
 from sandbox_tools.wire.errors import parse_end_stream
@@ -38,6 +39,9 @@ _STREAM_HEADERS: Final = {
     "Content-Type": "application/connect+json",
     "Keepalive-Ping-Interval": "20",
 }
+_LAST_BYTES_S: Final = 0.25
+"""Time for the last frame of a stream after the end event, in seconds. It comes at once or is not worth waiting for."""
+
 _RESULT_TRIES: Final = 40
 _RESULT_PAUSE_S: Final = 0.05
 """GetResult may say "not finished" for up to 2 s after the end event (wire contract 4.4)."""
@@ -178,17 +182,26 @@ def _json_bytes(message: object) -> bytes:
 
 async def _events(stream: OpenStream) -> AsyncIterator[ProcessEvent]:
     decoder = FrameDecoder()
-    async for piece in stream.chunks():
+    pieces = stream.chunks()
+    async for piece in pieces:
         events, problem = _decode(decoder, piece)
         for event in events:
             if isinstance(event, SandboxResponseError):
                 raise event
             yield event
             if isinstance(event, Ended):
+                await _read_to_the_end(pieces)
                 return
         if problem:
             raise SandboxProtocolError(_OPERATION, problem)
     raise SandboxProtocolError(_OPERATION, "the stream ended before the process did")
+
+
+async def _read_to_the_end(pieces: AsyncIterator[bytes]) -> None:
+    """Take what follows the end event, so that the connection can serve the next request. Nothing in it matters."""
+    with anyio.move_on_after(_LAST_BYTES_S), contextlib.suppress(SandboxRequestError):
+        async for _ in pieces:
+            pass
 
 
 def _decode(decoder: FrameDecoder, piece: bytes) -> tuple[list[ProcessEvent | SandboxResponseError], str]:

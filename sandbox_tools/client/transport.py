@@ -6,8 +6,10 @@ socket, and only for one origin. So no request, exception, hook, log or pickle a
 
 from __future__ import annotations
 
+import functools
 import http.cookiejar
 import json
+import ssl
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -239,7 +241,9 @@ class _PinnedTransport(httpx.AsyncBaseTransport):
 
     def __init__(self, origin: tuple[str, str, int], credentials: Mapping[str, Secret]) -> None:
         self._inner = httpx.AsyncHTTPTransport(
-            limits=httpx.Limits(max_connections=256, max_keepalive_connections=32, keepalive_expiry=60.0)
+            # One context for all: loading the certificates takes longer than starting a sandbox.
+            verify=_tls() if origin[0] == "https" else False,
+            limits=httpx.Limits(max_connections=256, max_keepalive_connections=32, keepalive_expiry=60.0),
         )
         self._origin = origin
         self._credentials = {name.lower().encode("ascii"): secret for name, secret in credentials.items()}
@@ -257,6 +261,11 @@ class _PinnedTransport(httpx.AsyncBaseTransport):
 
     async def aclose(self) -> None:
         await self._inner.aclose()
+
+
+@functools.cache
+def _tls() -> ssl.SSLContext:
+    return httpx.create_ssl_context(trust_env=False)
 
 
 def _origin(url: str) -> tuple[str, str, int]:
