@@ -82,14 +82,14 @@ def send(number: signal.Signals) -> Callable[[StdioClient], Awaitable[None]]:
     return send_signal
 
 
-@pytest.mark.parametrize("era", ERAS)
 @pytest.mark.parametrize(
-    "end",
+    ("era", "end"),
     [
-        pytest.param(close_stdin, id="stdin-ends"),
-        pytest.param(send(signal.SIGTERM), id="SIGTERM"),
-        pytest.param(send(signal.SIGINT), id="SIGINT"),
-        pytest.param(send(signal.SIGHUP), id="SIGHUP"),
+        pytest.param("2025-11-25", close_stdin, id="stdin-ends-legacy"),
+        pytest.param("2026-07-28", close_stdin, id="stdin-ends-modern"),
+        pytest.param("2026-07-28", send(signal.SIGTERM), id="SIGTERM"),
+        pytest.param("2025-11-25", send(signal.SIGINT), id="SIGINT"),
+        pytest.param("2026-07-28", send(signal.SIGHUP), id="SIGHUP"),
     ],
 )
 async def test_it_ends_in_time_and_cleans_up(
