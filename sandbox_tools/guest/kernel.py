@@ -7,9 +7,12 @@ JSON lines from its standard output.
     requests  {"op": "run", "id": ..., "code": ...}   {"op": "interrupt", "id": ...}   {"op": "ping"}
     events    {"ev": "ready", "python": "3.11.7", "pid": 7}                {"ev": "pong"}
               {"ev": "out", "id": ..., "stream": "stdout", "b64": ...}     at most 32 KiB of output each
-              {"ev": "result", "id": ..., "text": {mime: text}, "images": {mime: base64}}
-              {"ev": "error", "id": ..., "name": ..., "message": ..., "traceback": ...}
+              {"ev": "result", "id": ..., "text": {mime: b64}, "images": {mime: b64}}
+              {"ev": "error", "id": ..., "name": b64, "message": b64, "traceback": b64}
               {"ev": "done", "id": ..., "count": 3, "interrupted": false}  once per run, after all of its output
+
+Content of user code is base64 (b64; text is UTF-8): so the client can see that a line is small in structure
+before it parses it.
 
 What keeps it standing (design decision 10): user code never sees the two protocol descriptors. Descriptor 0 is
 /dev/null; 1 and 2 are pipes into this process, so that what child processes and C code write is output like any
@@ -41,7 +44,7 @@ import threading
 import traceback
 import types
 import warnings
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from time import sleep
 
 CHUNK_BYTES = 32 * 1024
@@ -101,7 +104,7 @@ def main() -> None:
     try:
         import faulthandler
 
-        faulthandler.enable(errors)  # says in which line a crash of C code happened
+        faulthandler.enable(errors, all_threads=False)  # says in which line a crash of C code happened
         Kernel().serve()
     except BaseException:
         os.write(errors, traceback.format_exc().encode("utf-8", "backslashreplace"))
@@ -206,7 +209,7 @@ class Output:
             while waiting > 0:
                 data = os.read(fd, min(waiting, CHUNK_BYTES))
                 waiting -= len(data)
-                self._wire.emit(ev="out", id=self._run_id, stream=name, b64=base64.b64encode(data).decode("ascii"))
+                self._wire.emit(ev="out", id=self._run_id, stream=name, b64=b64(data))
 
     def _stream(self, fd: int, mode: str) -> io.TextIOWrapper:
         stream = self._streams.get(fd)
@@ -367,10 +370,12 @@ class Display:
         flush()
         self._output.drain()  # what was printed before stands before
         images = self._within_budget(images, notices)
-        encoded = {mime: base64.b64encode(data).decode("ascii") for mime, data in images.items()}
-        fit(text, encoded, notices)
-        text["text/plain"] = "\n".join([text["text/plain"], *notices])
-        self._wire.emit(ev="result", id=self._run_id, text=text, images=encoded)
+        plain = text.pop("text/plain")
+        room = MAX_EVENT_BYTES - len(b64(plain))
+        encoded_images, room = fit(images, room, notices)
+        encoded_text, _ = fit(text, room, notices)
+        encoded_text["text/plain"] = b64("\n".join([plain, *notices]))
+        self._wire.emit(ev="result", id=self._run_id, text=encoded_text, images=encoded_images)
         self._interrupts.deliver()
 
     def _within_budget(self, images: dict[str, bytes], notices: list[str]) -> dict[str, bytes]:
@@ -384,17 +389,24 @@ class Display:
         return kept
 
 
-def fit(text: dict[str, str], images: dict[str, str], notices: list[str]) -> None:
-    """Drop forms until the result fits into one event; text/plain always fits."""
-    room = MAX_EVENT_BYTES - len(ENCODE(text["text/plain"]))
-    for forms in (images, text):
-        for mime in [mime for mime in forms if mime != "text/plain"]:
-            size = len(ENCODE(forms[mime]))
-            if size > room:
-                del forms[mime]
-                notices.append(f"[{mime} not shown: the result is too large]")
-            else:
-                room -= size
+def fit(forms: Mapping[str, str | bytes], room: int, notices: list[str]) -> tuple[dict[str, str], int]:
+    """Return the encoded forms that fit into an event, and the room that is left; add a notice for the others."""
+    encoded = {}
+    for mime, form in forms.items():
+        code = b64(form)
+        if len(code) > room:
+            notices.append(f"[{mime} not shown: the result is too large]")
+            continue
+        encoded[mime] = code
+        room -= len(code)
+    return encoded, room
+
+
+def b64(content: str | bytes) -> str:
+    """Return content in the alphabet of the protocol."""
+    if isinstance(content, str):
+        content = content.encode("utf-8", "backslashreplace")  # it may hold lone surrogates
+    return base64.b64encode(content).decode("ascii")
 
 
 def forms_of(value: object) -> tuple[dict[str, str], dict[str, bytes], list[str]]:
@@ -628,7 +640,7 @@ class Kernel:
         attempt(flush)
         self._output.drain()
         if error is not None:
-            self._wire.emit(ev="error", id=run_id, **describe(error))
+            self._wire.emit(ev="error", id=run_id, **{key: b64(text) for key, text in describe(error).items()})
         interrupted = self._interrupts.end()
         self._output.begin(None)
         self._wire.emit(ev="done", id=run_id, count=self._namespace.count, interrupted=interrupted)

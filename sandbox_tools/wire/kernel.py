@@ -22,6 +22,12 @@ TEXT_FORMS: Final = frozenset(
 IMAGE_FORMS: Final = frozenset(("image/png", "image/jpeg"))
 
 
+_MAX_QUOTES: Final = 64
+_MAX_OBJECTS: Final = 4
+"""What a line may hold. All content is base64, so the structure is small; parsed, 8 MiB of "[]," would take 20 times
+that memory."""
+
+
 @dataclass(frozen=True, slots=True)
 class Ready:
     """The kernel runs."""
@@ -107,6 +113,8 @@ def event_from_line(line: bytes) -> KernelEvent | None:
     Raises:
         WireError: It is not an event, or a known one of the wrong shape.
     """
+    if b"[" in line or line.count(b"{") > _MAX_OBJECTS or line.count(b'"') > _MAX_QUOTES:
+        raise WireError("a line of the kernel has too much structure")
     message = parse_json_object(line, what="a line of the kernel")
     event = message.get("ev")
     if event == "out":
@@ -138,10 +146,7 @@ def _forms(value: object) -> list[tuple[str, object]]:
 
 
 def _text(value: object) -> str:
-    """Return text that any encoder takes: Python strings in the sandbox may hold lone surrogates."""
-    if not isinstance(value, str):
-        raise WireError("a text of the kernel is not text")
-    return value.encode("utf-8", "backslashreplace").decode()
+    return decode_base64(value).decode("utf-8", "replace")
 
 
 def _line(message: Mapping[str, object]) -> bytes:

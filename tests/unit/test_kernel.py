@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from sandbox_tools.guest import kernel as kernel_module
+from sandbox_tools.wire.kernel import MAX_LINE_BYTES, event_from_line
 
 KERNEL = Path(kernel_module.__file__)
 DEADLINE_S = 20.0
@@ -35,6 +36,16 @@ def other_pythons() -> list[str]:
 @pytest.fixture(params=[sys.executable, *other_pythons()], ids=lambda path: Path(path).parts[-3])
 def python(request: pytest.FixtureRequest) -> str:
     return str(request.param)
+
+
+def decoded(event: dict[str, Any]) -> dict[str, Any]:
+    """An event with its texts as text."""
+    for key in ("name", "message", "traceback"):
+        if key in event:
+            event[key] = base64.b64decode(event[key]).decode()
+    if "text" in event:
+        event["text"] = {mime: base64.b64decode(form).decode() for mime, form in event["text"].items()}
+    return event
 
 
 class Outcome:
@@ -71,8 +82,11 @@ class KernelProcess:
     def _read(self) -> None:
         assert self.process.stdout is not None
         for line in self.process.stdout:
-            assert line.isascii()
-            self._events.put(json.loads(line))
+            if not line.endswith(b"\n"):
+                break  # the process ended while it wrote
+            assert len(line) <= MAX_LINE_BYTES
+            self._events.put(decoded(json.loads(line)))
+            assert event_from_line(line) is not None or b'"pong"' in line, "the client refuses the line"
         self._events.put(None)
 
     def next_event(self) -> dict[str, Any]:
@@ -541,7 +555,7 @@ def test_values_that_cannot_be_encoded_are_shown_all_the_same(kernel: KernelProc
     assert list(outcome.results[3]["text"]) == ["text/plain"]
     surrogate = kernel.run("raise ValueError(chr(0xD800))").error
     assert surrogate is not None
-    assert surrogate["message"] == "\ud800"
+    assert surrogate["message"] == "\\ud800"
 
 
 def test_large_results_are_cut_or_left_out_with_a_notice(kernel: KernelProcess) -> None:
@@ -558,13 +572,14 @@ def test_large_results_are_cut_or_left_out_with_a_notice(kernel: KernelProcess) 
     many = kernel.run(image.format("(4 << 20)") + "for _ in range(5): display(Image())")
     assert [len(result["images"]) for result in many.results] == [1, 1, 1, 1, 0]
     assert kernel.run("Image()").results[0]["images"], "the budget is for one run"
-    astral = "class Wide:\n    def __repr__(self): return chr(0x1F600) * 262_144\n"
-    wide = astral + "".join(
-        f"    def _repr_{form}_(self): return repr(self)\n" for form in ("html", "markdown", "latex")
+    forms = "".join(
+        f"    def _repr_{form}_(self): return repr(self)\n" for form in ("html", "markdown", "latex", "svg")
     )
-    fitted = kernel.run(wide + "Wide()").results[0]
-    assert len(json.dumps(fitted)) < 8 << 20
-    assert "not shown: the result is too large" in fitted["text"]["text/plain"]
+    forms += "    def _repr_png_(self): return b'x' * (3 << 20)\n"
+    fitted = kernel.run(f"class Wide:\n    def __repr__(self): return chr(0x1F600) * 262_144\n{forms}Wide()").results[0]
+    assert list(fitted["images"]) == ["image/png"]
+    assert list(fitted["text"]) == ["text/html", "text/plain"]
+    assert fitted["text"]["text/plain"].endswith("\n[image/svg+xml not shown: the result is too large]")
 
 
 PNG = b"\x89PNG\r\n\x1a\n"
