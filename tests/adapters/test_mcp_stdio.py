@@ -18,8 +18,8 @@ from mcp.types import TextContent, jsonrpc_message_adapter
 from tests.adapters.conftest import until
 from tests.adapters.stdio_client import ERAS, META, SERVER, Era, StdioClient, stdio_client
 
-EXIT_WITHIN_S = 2.0
-"""Clients kill a server that takes longer."""
+EXIT_WITHIN_S = 2.0 + 1.0
+"""Clients kill a server that takes 2 s; the rest is for a busy test machine."""
 
 
 @pytest.fixture
@@ -120,7 +120,7 @@ def test_it_ends_and_cleans_up_when_nobody_reads_stdout_any_more(journal: Path) 
 async def test_it_ends_in_time_even_when_cleaning_up_hangs(journal: Path) -> None:
     async with stdio_client(journal, era="2026-07-28", TEST_CLOSE="hangs") as client:
         await close_stdin(client)
-        with anyio.fail_after(EXIT_WITHIN_S + 0.5):
+        with anyio.fail_after(EXIT_WITHIN_S):
             assert await client.process.wait() == 1
 
 

@@ -20,7 +20,7 @@ from tests.adapters.conftest import until
 from tests.adapters.stdio_client import StdioClient, stdio_client
 
 COMMAND = (sys.executable, "-m", "sandbox_tools", "mcp")
-EXIT_WITHIN_S = 2.0
+EXIT_WITHIN_S = 2.0 + 1.0  # the promise, and what a busy test machine adds
 
 
 @pytest.fixture
