@@ -17,7 +17,7 @@ from typing import Any
 import anyio
 import anyio.abc
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sandbox_tools.client.contexts import PythonContext
@@ -545,6 +545,7 @@ async def test_closing_during_a_run_ends_the_run(tmp_path: Path) -> None:
         assert not results[0].state_kept
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(st.lists(st.binary(max_size=20).map(lambda line: line.replace(b"\n", b"")), max_size=8), st.data())
 def test_any_chunking_of_lines_gives_the_same_lines(lines: list[bytes], data: st.DataObject) -> None:
     stream = b"".join(line + b"\n" for line in lines)
@@ -554,6 +555,7 @@ def test_any_chunking_of_lines_gives_the_same_lines(lines: list[bytes], data: st
     assert [line for piece in pieces for line in decoder.feed(piece)] == lines
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(st.integers(1, 50), st.lists(st.integers(1, 40), min_size=1, max_size=6))
 def test_a_line_is_refused_before_more_than_its_limit_is_kept(limit: int, sizes: list[int]) -> None:
     decoder = LineDecoder(max_line_bytes=limit)
@@ -583,6 +585,7 @@ EVENTS = st.fixed_dictionaries(
 )
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(EVENTS.map(lambda event: json.dumps(event).encode()) | st.binary())
 def test_any_line_is_an_event_or_a_wire_error(line: bytes) -> None:
     try:
