@@ -18,7 +18,7 @@ check: $(STAMP)
 	$(BIN)/mypy
 
 bench: $(STAMP)
-	$(BIN)/python benchmarks/run.py
+	$(BIN)/python -m benchmarks.run
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)

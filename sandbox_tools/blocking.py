@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import Any, Final
 
-import anyio
-import anyio.to_thread
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from sandbox_tools.output import DEFAULT_MAX_CHARS
@@ -91,8 +90,7 @@ class BlockingToolset:
             return await asyncio.wrap_future(future)
         except asyncio.CancelledError:
             future.cancel()
-            with anyio.CancelScope(shield=True):
-                await anyio.to_thread.run_sync(ended.wait, _CANCEL_WAIT_S)
+            await _wait_uncancelled(ended)
             raise
 
     def _start(self, name: str, arguments: Mapping[str, object]) -> tuple[Future[ToolResult], threading.Event]:
@@ -106,3 +104,11 @@ class BlockingToolset:
                 ended.set()
 
         return self._portal.start_task_soon(run), ended
+
+
+async def _wait_uncancelled(ended: threading.Event) -> None:
+    """Wait for the end of a cancelled call, bounded, though frameworks may cancel the waiting again and again."""
+    waiting = asyncio.ensure_future(asyncio.to_thread(ended.wait, _CANCEL_WAIT_S))
+    while not waiting.done():
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.shield(waiting)

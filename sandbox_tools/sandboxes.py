@@ -13,7 +13,7 @@ from typing import Final
 import anyio
 import anyio.abc
 
-from sandbox_tools.client.control import ControlPlane
+from sandbox_tools.client.control import ControlPlane, RuntimeAccess
 from sandbox_tools.client.runtime import RemoteRuntime
 from sandbox_tools.errors import (
     ConfigurationError,
@@ -89,6 +89,7 @@ class _Held:
     """A sandbox that calls use."""
 
     runtime: RemoteRuntime
+    token: Secret
     owned: bool
     extend_after: float
 
@@ -181,7 +182,7 @@ class Sandboxes:
             return failure
         held = self._held.pop(sandbox_id, None)
         if held is not None:
-            await held.runtime.aclose()
+            await self._let_go(held)
         if self._default_id == sandbox_id:
             self._default_id = None
         return ToolError(
@@ -205,7 +206,7 @@ class Sandboxes:
             control = await self._control_plane()
             info, access = await control.create(self._new)
             self._on_notice(f"Sandbox {info.sandbox_id} is ready{_isolation_text(info.isolation)}.")
-            creation.held = self._hold(RemoteRuntime(info.sandbox_id, access, self._tasks), owned=True)
+            creation.held = self._hold(info.sandbox_id, access, owned=True)
             self._default_id = info.sandbox_id
         except SandboxToolsError as exc:
             creation.failure = exc
@@ -225,11 +226,16 @@ class Sandboxes:
                 failure = _unknown(self._held) if exc.status in (400, 403, 404) else exc
             if failure is not None:
                 raise failure
-            return self._hold(RemoteRuntime(info.sandbox_id, access, self._tasks), owned=False)
+            return self._hold(info.sandbox_id, access, owned=False)
 
-    def _hold(self, runtime: RemoteRuntime, *, owned: bool) -> _Held:
-        held = _Held(runtime=runtime, owned=owned, extend_after=time.monotonic() + self._ttl_s / 2)
-        self._held[runtime.sandbox_id] = held
+    def _hold(self, sandbox_id: str, access: RuntimeAccess, *, owned: bool) -> _Held:
+        held = _Held(
+            runtime=RemoteRuntime(sandbox_id, access, self._tasks),
+            token=access.access_token,
+            owned=owned,
+            extend_after=time.monotonic() + self._ttl_s / 2,
+        )
+        self._held[sandbox_id] = held
         return held
 
     def _keep_alive(self, held: _Held) -> None:
@@ -279,7 +285,11 @@ class Sandboxes:
                 await self._control.delete(held.runtime.sandbox_id)
             except SandboxToolsError as exc:
                 _LOG.warning("sandbox %s was not deleted (%s)", held.runtime.sandbox_id, type(exc).__name__)
+        await self._let_go(held)
+
+    async def _let_go(self, held: _Held) -> None:
         await held.runtime.aclose()
+        self._source.registry.retire(held.token)
 
 
 def _may_be_gone(failure: SandboxRequestError) -> bool:

@@ -21,6 +21,7 @@ from sandbox_tools.redaction import Redactor, default_registry
 from sandbox_tools.runtime import Runtime
 from sandbox_tools.sandboxes import DEFAULT_TTL_S, Sandboxes, open_source
 from sandbox_tools.tools import CATALOGUE
+from sandbox_tools.tools.arguments import explain_arguments
 from sandbox_tools.tools.base import Image, Output, SandboxArguments, Tool, ToolArguments
 
 _LOG: Final = logging.getLogger(__name__)
@@ -169,7 +170,8 @@ class Toolset:
 
     def _finish(self, output: Output) -> ToolResult:
         """Redact, then budget."""
-        text = self.redactor.text(output.text)
+        # Half of a surrogate pair cannot be sent by any adapter.
+        text = self.redactor.text(output.text).encode("utf-8", "replace").decode()
         images = tuple(image for image in output.images if not self._holds_secret(image))
         if len(images) < len(output.images):
             text += "\n(An image was withheld: it contains a secret.)"
@@ -202,27 +204,13 @@ class _Context:
 
 def _validated(tool: Tool[Any], arguments: Mapping[str, object]) -> ToolArguments:
     """Return the arguments; raises ToolError in words that echo no value."""
-    problems: list[str] = []
     try:
         validated: ToolArguments = tool.arguments.model_validate(dict(arguments))
     except ValidationError as exc:
-        errors = exc.errors(include_url=False, include_context=False, include_input=False)
-        problems = [
-            _problem(str(error["loc"][0]) if error["loc"] else "", error["type"], error["msg"]) for error in errors
-        ]
+        problem = explain_arguments(tool, exc)
     else:
         return validated
-    takes = ", ".join(tool.argument_names)
-    raise ToolError(f"Invalid arguments for {tool.name}: {'; '.join(problems)}. It takes: {takes}.")
-
-
-def _problem(argument: str, kind: str, message: str) -> str:
-    if kind == "extra_forbidden":
-        # The name is the model's own text: it is only repeated when it can be nothing but a name.
-        return f"unknown argument {argument}" if argument.isidentifier() and len(argument) <= 32 else "unknown argument"
-    if kind == "missing":
-        return f"{argument} is required"
-    return f"{argument}: {message[:1].lower()}{message[1:]}"
+    raise ToolError(problem)
 
 
 def _advice(error: SandboxRequestError) -> str:

@@ -45,6 +45,7 @@ async def local_service(registry: Registry) -> AsyncIterator[tuple[str, Secret]]
     finally:
         with anyio.CancelScope(shield=True):
             await _stop(process)
+            registry.retire(api_key)
 
 
 def _child_environment() -> dict[str, str]:

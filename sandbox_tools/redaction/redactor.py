@@ -7,7 +7,7 @@ from typing import Final
 from sandbox_tools.redaction.budget import Budget
 from sandbox_tools.redaction.marks import WITHHELD, placeholder
 from sandbox_tools.redaction.matcher import Match
-from sandbox_tools.redaction.registry import Registry
+from sandbox_tools.redaction.registry import MIN_CHARS, Registry
 from sandbox_tools.redaction.secret import Opaque
 from sandbox_tools.redaction.walk import Walk
 
@@ -29,6 +29,8 @@ class Redactor(Opaque):
 
     def text(self, value: str) -> str:
         """Return `value` redacted; the same object when there is nothing to redact. Lone surrogates are kept."""
+        if len(value) < MIN_CHARS:  # shorter than any form of any secret
+            return value
         return self._text(value, Budget())
 
     def data(self, value: bytes) -> bytes:

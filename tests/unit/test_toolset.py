@@ -282,3 +282,8 @@ async def test_an_error_of_the_caller_comes_out_of_open_as_it_is(monkeypatch: py
     with pytest.raises(LookupError, match="mine"):
         async with Toolset.open():
             raise LookupError("mine")
+
+
+async def test_half_a_surrogate_pair_does_not_reach_an_adapter() -> None:
+    text = await text_of(FakeRuntime(), "read_file", {"path": "/\ud800"}, is_error=True)
+    assert text.encode().decode() == text

@@ -1,0 +1,16 @@
+"""Every benchmark, one after the other: `make bench`. Figures for people; no test asserts any of them."""
+
+from __future__ import annotations
+
+from benchmarks import redaction, tools
+
+
+def main() -> None:
+    """Print every figure."""
+    redaction.main()
+    print()
+    tools.main()
+
+
+if __name__ == "__main__":
+    main()
