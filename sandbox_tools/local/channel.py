@@ -86,20 +86,32 @@ def _whole(fields: Mapping[str, object], name: str, low: int, high: int) -> int 
     return value
 
 
-def check_connection(connection: socket.socket) -> None:
-    """Accept only what a `connect` may give: a TCP socket that does not listen.
+def adopt_connection(fd: int) -> socket.socket:
+    """Make a socket of a descriptor that came for a `connect`, and own it; it is non-blocking.
 
     Raises:
-        ChannelError: It is something else.
+        ChannelError: It is no TCP connection; it has been closed.
     """
+    try:
+        connection = socket.socket(fileno=fd)
+    except OSError:
+        os.close(fd)
+    else:
+        if _is_tcp_connection(connection):
+            connection.setblocking(False)
+            return connection
+        connection.close()
+    raise ChannelError("a descriptor is not a TCP connection")
+
+
+def _is_tcp_connection(connection: socket.socket) -> bool:
     try:
         domain = connection.getsockopt(socket.SOL_SOCKET, socket.SO_DOMAIN)
         protocol = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PROTOCOL)
         listens = connection.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
     except OSError:
-        domain, protocol, listens = 0, 0, 1
-    if domain not in (socket.AF_INET, socket.AF_INET6) or protocol != socket.IPPROTO_TCP or listens:
-        raise ChannelError("a descriptor is not a TCP connection")
+        return False
+    return domain in (socket.AF_INET, socket.AF_INET6) and protocol == socket.IPPROTO_TCP and not listens
 
 
 @dataclass(slots=True)
@@ -266,10 +278,7 @@ class Channel:
         if waiting is None or waiting.message is not None or len(fds) > waiting.wants_connection:
             raise ChannelError("an answer to nothing, or with a descriptor that was not asked for")
         if fds:
-            connection = socket.socket(fileno=fds.pop())
-            waiting.connection = connection
-            check_connection(connection)
-            connection.setblocking(False)
+            waiting.connection = adopt_connection(fds.pop())
         if message.pid is not None:
             self._processes.add(message.request)
         waiting.message = message

@@ -87,7 +87,10 @@ class Launcher:
             if self._zygote is not None and self._zygote.poll() is not None:
                 self.close()
             if self._control is None:
-                self._start()
+                try:
+                    self._start()
+                except OSError as error:
+                    raise LaunchError(f"{_interpreter()}: {error.strerror}") from None
                 await self._hand_over_layout()
             if self._control is None:
                 raise LaunchError("the launcher could not be started")
@@ -95,10 +98,9 @@ class Launcher:
 
     def _start(self) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        interpreter = getattr(sys, "_base_executable", None) or sys.executable
         with theirs:
             self._zygote = subprocess.Popen(
-                [interpreter, "-I", "-S", "-B", "-c", _BOOTSTRAP],
+                [_interpreter(), "-I", "-S", "-B", "-c", _BOOTSTRAP],
                 env={},
                 cwd="/",
                 stdin=theirs.fileno(),
@@ -120,6 +122,11 @@ class Launcher:
         if failure:
             self.close()
             raise LaunchError(failure)
+
+
+def _interpreter() -> str:
+    """Return the real executable: in a virtual environment, and behind a version manager, `python3` is another."""
+    return getattr(sys, "_base_executable", None) or sys.executable
 
 
 def spare_uid() -> int | None:

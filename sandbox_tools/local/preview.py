@@ -19,7 +19,6 @@ from starlette.responses import Response
 from sandbox_tools.local.channel import ChannelError
 from sandbox_tools.local.sandbox import Sandbox
 from sandbox_tools.local.web import MAX_UPLOAD_BYTES, OwningResponse, RequestError, body_chunks
-from sandbox_tools.wire.envelope import WireError
 from sandbox_tools.wire.preview import parse_port
 
 _MAX_CONNECTIONS: Final = 64
@@ -61,7 +60,8 @@ class Previews:
         """Answer a request to `/rt/{id}/proxy/{port}/...` with what the port answers.
 
         Raises:
-            RequestError: The port is not one (400), does not listen, or does not speak HTTP (502).
+            WireError: The port is not one.
+        RequestError: It does not listen, or does not speak HTTP (502).
         """
         prefix, port, target = _split(request)
         outgoing = httpcore.Request(
@@ -94,17 +94,11 @@ def _response(upstream: httpcore.Response) -> Response:
 def _split(request: Request) -> tuple[str, int, bytes]:
     """Return the preview's path prefix, the port, and the rest of the target exactly as it was sent."""
     raw: bytes = request.scope["raw_path"]
-    _, root, sandbox_id, proxy, port_text, *rest = raw.split(b"/", 5)
-    try:
-        port = parse_port(port_text.decode("latin-1"))
-    except WireError as error:
-        problem = str(error)
-    else:
-        target = b"/" + (rest[0] if rest else b"")
-        query: bytes = request.scope["query_string"]
-        prefix = b"/".join((b"", root, sandbox_id, proxy, port_text))
-        return prefix.decode("latin-1"), port, target + (b"?" + query if query else b"")
-    raise RequestError(400, problem)
+    parts = raw.split(b"/", 5)  # "", rt, id, proxy, port, rest
+    port = parse_port(parts[4].decode("latin-1") if len(parts) > 4 else "")
+    target = b"/" + (parts[5] if len(parts) > 5 else b"")
+    query: bytes = request.scope["query_string"]
+    return b"/".join(parts[:5]).decode("latin-1"), port, target + (b"?" + query if query else b"")
 
 
 def _request_headers(request: Request, port: int, prefix: str) -> list[tuple[bytes, bytes]]:

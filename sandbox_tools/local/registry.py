@@ -7,13 +7,14 @@ import secrets
 import time
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
+from functools import partial
 from typing import Final
 
 import anyio
 import anyio.to_thread
-from anyio.abc import TaskGroup
 
 from sandbox_tools.local import selftest
+from sandbox_tools.local.background import Background
 from sandbox_tools.local.channel import ChannelError
 from sandbox_tools.local.isolation import IsolationReport, unavailable
 from sandbox_tools.local.launcher import Launcher, LaunchError, spare_uid
@@ -24,6 +25,8 @@ from sandbox_tools.wire.control import NewSandbox, SandboxInfo
 
 DEFAULT_TTL_S: Final = 300
 """When a create request names none, or 0 (the service documents no default; templates have 300)."""
+
+READY_TIMEOUT_S: Final = 10.0
 
 TEMPLATES: Final = {"base": "tpl-base-local", "code-interpreter": "tpl-code-interpreter-local"}
 """Official type -> template id. Both are the same here: this machine's programs and Python."""
@@ -83,12 +86,12 @@ class Entry:
 
 
 class Registry:
-    """All sandboxes. `tasks` must live as long as they do."""
+    """All sandboxes."""
 
-    def __init__(self, *, launcher: Launcher, state: State, max_sandboxes: int, tasks: TaskGroup) -> None:
+    def __init__(self, *, launcher: Launcher, state: State, max_sandboxes: int, background: Background) -> None:
         self._launcher = launcher
         self._state = state
-        self._tasks = tasks
+        self._background = background
         self._entries: dict[str, Entry] = {}
         self._starting = 0
         self._report: IsolationReport | None = None
@@ -120,7 +123,7 @@ class Registry:
         finally:
             self._starting -= 1
         self._entries[entry.sandbox_id] = entry
-        self._tasks.start_soon(self._end_in_time, entry)
+        self._background.start(partial(self._end_in_time, entry))
         return entry
 
     def get(self, sandbox_id: str) -> Entry | None:
@@ -172,15 +175,16 @@ class Registry:
         sandbox = None
         try:
             launched = await self._launcher.launch(home.workspace, uid)
-            sandbox = Sandbox(launched, envs=new.envs, tasks=self._tasks)
-            self._tasks.start_soon(sandbox.serve)
-            await sandbox.channel.wait_until_ready()
+            sandbox = Sandbox(launched, envs=new.envs, background=self._background)
+            self._background.start(sandbox.serve)
+            with anyio.fail_after(READY_TIMEOUT_S):
+                await sandbox.channel.wait_until_ready()
         except BaseException as error:
             with anyio.CancelScope(shield=True):
                 if sandbox is not None:
                     await sandbox.close()
                 await anyio.to_thread.run_sync(home.remove)
-            if isinstance(error, ChannelError):
+            if isinstance(error, (ChannelError, TimeoutError)):
                 raise LaunchError("the agent ended early") from None
             raise
         return sandbox

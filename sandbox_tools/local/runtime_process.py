@@ -69,7 +69,7 @@ async def list_processes(_: Request, sandbox: Sandbox) -> Response:
 
 async def send_input(request: Request, sandbox: Sandbox) -> Response:
     message = await read_json(request)
-    process, data = _find(sandbox, message), input_from_json(message)
+    process, data = _find_running(sandbox, message), input_from_json(message)
     try:
         await process.write_input(data)
     except BrokenPipeError:
@@ -80,7 +80,7 @@ async def send_input(request: Request, sandbox: Sandbox) -> Response:
 
 
 async def close_stdin(request: Request, sandbox: Sandbox) -> Response:
-    _find(sandbox, await read_json(request)).close_input()
+    _find_running(sandbox, await read_json(request)).close_input()
     return json_response({})
 
 
@@ -223,6 +223,13 @@ def _message(body: bytes) -> dict[str, object]:
 def _find(sandbox: Sandbox, message: dict[str, object]) -> Process:
     process = sandbox.find(selector_from_json(message))
     if process is None:
+        raise RequestError(404, "process not found")
+    return process
+
+
+def _find_running(sandbox: Sandbox, message: dict[str, object]) -> Process:
+    process = _find(sandbox, message)
+    if process.exited.is_set():
         raise RequestError(404, "process not found")
     return process
 

@@ -9,12 +9,13 @@ import socket
 from collections import OrderedDict
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 from typing import Final
 
 import anyio
-from anyio.abc import TaskGroup
 
 from sandbox_tools.local import launcher, tasks
+from sandbox_tools.local.background import Background
 from sandbox_tools.local.channel import AgentError, Channel, ChannelError
 from sandbox_tools.local.launcher import Launched
 from sandbox_tools.local.layout import environment
@@ -47,12 +48,12 @@ class Sandbox:
 
     Args:
         envs: Added to the environment of every process. Secret-bearing.
-        tasks: Where the work of its processes runs.
+        background: Where the work of its processes runs.
     """
 
-    def __init__(self, launched: Launched, *, envs: Mapping[str, str], tasks: TaskGroup) -> None:
+    def __init__(self, launched: Launched, *, envs: Mapping[str, str], background: Background) -> None:
         self._pidfd = launched.pidfd
-        self._tasks = tasks
+        self._background = background
         self._envs = {**environment(), **envs}
         self._heads_bytes = 0
         self._processes: dict[int, Process] = {}
@@ -73,9 +74,10 @@ class Sandbox:
 
     async def close(self) -> None:
         """End every process in the sandbox, and return when they are gone. Can be called again."""
-        launcher.kill(self._pidfd)
-        self.channel.close()
-        await self.stopped.wait()
+        if not self.stopped.is_set():
+            launcher.kill(self._pidfd)
+            self.channel.close()
+            await self.stopped.wait()
 
     @property
     def processes(self) -> list[Process]:
@@ -109,7 +111,7 @@ class Sandbox:
         code = self._early_exits.pop(process.request, None)
         if code is not None or self.stopped.is_set():
             process.note_exit(-9 if code is None else code)
-        self._tasks.start_soon(self._look_after, process)
+        self._background.start(partial(self._look_after, process))
         return process
 
     async def signal(self, process: Process, number: int) -> bool:
@@ -201,8 +203,8 @@ class Sandbox:
         process.timed_out = True
         try:
             await self._end_group(process)
-        except ChannelError:
-            return
+        except (AgentError, ChannelError):
+            await self.close()  # an agent that cannot end a process is broken
 
     async def _end_group(self, process: Process) -> None:
         await self.signal(process, 15)

@@ -16,6 +16,7 @@ from typing import Final
 import anyio
 
 from sandbox_tools.errors import ConfigurationError
+from sandbox_tools.local.background import Background
 from sandbox_tools.local.channel import AgentError, ChannelError
 from sandbox_tools.local.isolation import IsolationReport, available, unavailable
 from sandbox_tools.local.launcher import Launcher, LaunchError, spare_uid
@@ -67,7 +68,7 @@ async def _launch_canary(launcher: Launcher) -> str:
 async def _run_canary(launcher: Launcher, workspace: Path, uid: int | None, host_file: Path) -> str:
     launched = await launcher.launch(workspace, uid)
     async with anyio.create_task_group() as tasks:
-        sandbox = Sandbox(launched, envs={}, tasks=tasks)
+        sandbox = Sandbox(launched, envs={}, background=Background(tasks))
         tasks.start_soon(sandbox.serve)
         try:
             reason = await _findings(sandbox, host_file)

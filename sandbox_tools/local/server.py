@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,6 +14,7 @@ import anyio.to_thread
 import uvicorn
 
 from sandbox_tools.local.app import build_app
+from sandbox_tools.local.background import Background
 from sandbox_tools.local.launcher import Launcher
 from sandbox_tools.local.layout import host_layout
 from sandbox_tools.local.registry import Registry
@@ -52,13 +54,14 @@ async def serve(
         address = f"127.0.0.1:{listener.getsockname()[1]}"
         try:
             async with anyio.create_task_group() as tasks:
-                registry = Registry(launcher=launcher, state=state, max_sandboxes=max_sandboxes, tasks=tasks)
-                tasks.start_soon(registry.isolation)  # so that the first create need not wait for it
-                tasks.start_soon(anyio.to_thread.run_sync, state.remove_abandoned)
+                background = Background(tasks)
+                registry = Registry(launcher=launcher, state=state, max_sandboxes=max_sandboxes, background=background)
+                background.start(registry.isolation)  # so that the first create need not wait for it
+                background.start(partial(anyio.to_thread.run_sync, state.remove_abandoned))
                 app = build_app(registry, api_key=api_key, address=address)
                 server = _Server(app, lambda: on_ready(f"http://{address}"))
                 try:
-                    await _run(server, listener, stop)
+                    await _run(server, listener, stop, registry)
                 finally:
                     with anyio.move_on_after(SHUTDOWN_S, shield=True):
                         await registry.delete_all()
@@ -67,19 +70,21 @@ async def serve(
             launcher.close()
 
 
-async def _run(server: _Server, listener: socket.socket, stop: anyio.Event | None) -> None:
+async def _run(server: _Server, listener: socket.socket, stop: anyio.Event | None, registry: Registry) -> None:
     async with anyio.create_task_group() as tasks:
         if stop is not None:
-            tasks.start_soon(_stop_when_set, server, stop)
+            tasks.start_soon(_stop_when_set, server, stop, registry)
         try:
             await server.serve(sockets=[listener])
         finally:
             tasks.cancel_scope.cancel()
 
 
-async def _stop_when_set(server: _Server, stop: anyio.Event) -> None:
+async def _stop_when_set(server: _Server, stop: anyio.Event, registry: Registry) -> None:
+    """End the sandboxes while the server stops: it waits for open streams, and these end with their sandbox."""
     await stop.wait()
     server.should_exit = True
+    await registry.delete_all()
 
 
 def _listen(port: int) -> socket.socket:

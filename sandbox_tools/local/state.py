@@ -7,12 +7,16 @@ left. The trees are hostile: they are removed without following a symlink, whate
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import secrets
 import stat
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
+
+_log: Final = logging.getLogger(__name__)
 
 
 def default_state_directory() -> Path:
@@ -34,9 +38,13 @@ class Home:
         return self.path / "workspace"
 
     def remove(self) -> None:
-        """Delete everything. Every process of the sandbox must be gone. Blocks."""
-        remove_tree(self.path)
-        os.close(self.lock)
+        """Delete everything. Every process of the sandbox must be gone. Blocks; what cannot be deleted is logged."""
+        try:
+            remove_tree(self.path)
+        except OSError as error:
+            _log.warning("the files of sandbox %s could not be deleted: %s", self.path.name, error.strerror)
+        finally:
+            os.close(self.lock)
 
 
 class State:

@@ -6,7 +6,6 @@ import hmac
 import json
 import logging
 import secrets
-import traceback
 from collections.abc import AsyncIterable, AsyncIterator, Collection, Mapping
 from contextlib import AsyncExitStack
 from typing import Final
@@ -17,6 +16,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from sandbox_tools.local.background import place
 from sandbox_tools.wire.envelope import WireError, parse_json_object
 from sandbox_tools.wire.errors import error_body_json
 
@@ -169,7 +169,7 @@ class Guard:
         except ClientDisconnect:
             return
         except Exception as error:  # noqa: BLE001 - its text may quote a path or a body, so only its place is logged
-            _log.error("a request failed: %s", _place(error))
+            _log.error("a request failed: %s", place(error))
         else:
             return
         if not started:
@@ -180,11 +180,3 @@ def is_preview(path: str) -> bool:
     """Whether a path is `/rt/{id}/proxy/...`: pages of the sandbox's own servers, open to browsers."""
     parts = path.split("/", 4)
     return len(parts) == 5 and parts[1] == "rt" and parts[3] == "proxy"
-
-
-def _place(error: BaseException) -> str:
-    """Return the type and the place of an exception, without its text."""
-    while inner := getattr(error, "exceptions", None):
-        error = inner[0]
-    last = traceback.extract_tb(error.__traceback__)[-1:]
-    return f"{type(error).__name__} at {' '.join(f'{frame.name}:{frame.lineno}' for frame in last)}"

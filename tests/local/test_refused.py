@@ -1,0 +1,109 @@
+"""Where isolation is missing nothing is created; an ordinary user gets the same isolation as root."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sandbox_tools.errors import ConfigurationError
+from sandbox_tools.local import layout
+from tests.local.service import ROOT, running_service
+
+ORDINARY_UID = 12_345
+
+DENIED = """
+import os, sys
+sys.path.insert(0, sys.argv[1])
+from sandbox_tools.local import native, seccomp
+native.prctl(native.PR_SET_NO_NEW_PRIVS, 1)
+seccomp.install(seccomp.program(seccomp.machine()))
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+"""Run a program under a filter that denies new namespaces, as a default container does."""
+
+
+def test_nothing_is_created_where_namespaces_are_denied(tmp_path: Path) -> None:
+    prefix = (sys.executable, "-c", DENIED, str(ROOT))
+    with running_service(tmp_path, prefix=prefix) as service, service.client() as control:
+        for _ in range(2):
+            answer = control.post("/sandboxes", json={})
+            assert answer.status_code == 503
+            assert "isolation is not available" in answer.json()["message"]
+            assert "unshare: Operation not permitted" in answer.json()["details"]["reason"]
+            assert "SEACLOUD_API_KEY" in answer.json()["details"]["remedy"]
+        assert control.get("/sandboxes").json() == []
+        assert list((tmp_path / "sandboxes").iterdir()) == []
+
+
+def test_the_probe_says_why(tmp_path: Path) -> None:
+    program = """
+import anyio, dataclasses, json, sys
+from sandbox_tools.local.isolation import probe
+print(json.dumps(dataclasses.asdict(anyio.run(probe))))
+"""
+    command = [sys.executable, "-c", DENIED, str(ROOT), sys.executable, "-c", program]
+    denied = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
+    assert (denied["level"], denied["reason"]) == ("none", "unshare: Operation not permitted")
+    assert denied["remedy"]
+    assert denied["hard_limits"] == []
+    allowed = json.loads(subprocess.run(command[-3:], capture_output=True, check=True).stdout)
+    assert (allowed["level"], allowed["launcher"], allowed["reason"]) == ("namespaces", "native", "")
+
+
+def readable_python() -> str:
+    """Return a Python of our version that an ordinary user can run."""
+    version = f"python{sys.version_info[0]}.{sys.version_info[1]}"
+    for candidate in (sys.executable, f"/usr/bin/{version}", f"/usr/local/bin/{version}"):
+        can_run = [*as_ordinary_user(), candidate, "-c", "import json"]
+        if Path(candidate).exists() and subprocess.run(can_run, capture_output=True, check=False).returncode == 0:
+            return candidate
+    pytest.skip("no Python of this version is readable by an ordinary user")
+
+
+def as_ordinary_user() -> tuple[str, ...]:
+    if os.getuid() != 0:
+        return ()
+    uid = str(ORDINARY_UID)
+    # The shell, because what setpriv starts is still found with root's rights.
+    return (
+        "setpriv",
+        "--reuid",
+        uid,
+        "--regid",
+        uid,
+        "--clear-groups",
+        "--no-new-privs",
+        "sh",
+        "-c",
+        'exec "$@"',
+        "sh",
+    )
+
+
+def test_an_ordinary_user_gets_the_same(tmp_path: Path) -> None:
+    python = readable_python()
+    for parent in (tmp_path, *tmp_path.parents[:2]):
+        parent.chmod(0o755)
+    state = tmp_path / "state"
+    state.mkdir()
+    if os.getuid() == 0:
+        os.chown(state, ORDINARY_UID, ORDINARY_UID)
+    with running_service(state, prefix=as_ordinary_user(), python=python) as service, service.sandbox() as box:
+        assert box.record["isolation"]["level"] == "namespaces"
+        assert box.sh("id -u; echo x > f; cat f; touch /usr/x").stdout == "1000\nx\n"
+        assert box.run("cat", str(tmp_path)).exit_code == 1
+        box.sh("mkdir -p a/b; touch a/b/f; chmod 000 a/b a")
+        assert box.control.delete(f"/sandboxes/{box.sandbox_id}").status_code == 204
+        assert list((state / "sandboxes").iterdir()) == []
+
+
+@pytest.mark.parametrize("prefix", ["/", "/root", "/root/workspace", "/root/workspace/venv", "/etc/python", "/proc"])
+def test_a_python_where_the_sandbox_has_its_own_files_is_refused(prefix: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "base_prefix", prefix)
+    with pytest.raises(ConfigurationError, match="cannot show"):
+        layout.host_layout()

@@ -1,0 +1,98 @@
+"""The filter programs of both architectures, run by a small interpreter of classic BPF: one of them cannot run here."""
+
+from __future__ import annotations
+
+import errno
+import struct
+
+import pytest
+
+from sandbox_tools.local.seccomp import program
+
+ALLOW, KILL, ERRNO = 0x7FFF_0000, 0x8000_0000, 0x0005_0000
+ARCH = {"x86_64": 0xC000_003E, "aarch64": 0xC000_00B7}
+NUMBERS = {
+    "x86_64": {
+        "read": 0,
+        "clone": 56,
+        "ioctl": 16,
+        "socket": 41,
+        "socketpair": 53,
+        "unshare": 272,
+        "mount": 165,
+        "execve": 59,
+    },
+    "aarch64": {
+        "read": 63,
+        "clone": 220,
+        "ioctl": 29,
+        "socket": 198,
+        "socketpair": 199,
+        "unshare": 97,
+        "mount": 40,
+        "execve": 221,
+    },
+}
+PERM = ERRNO | errno.EPERM
+FAMILY = ERRNO | errno.EAFNOSUPPORT
+
+
+def run(code: bytes, *, arch: int, number: int, arguments: tuple[int, ...] = ()) -> int:
+    """Return what the filter says to a system call."""
+    data = struct.pack("<iIQ6Q", number, arch, 0, *(arguments + (0,) * 6)[:6])
+    instructions = list(struct.iter_unpack("=HBBI", code))
+    accumulator, at = 0, 0
+    while True:
+        operation, when_true, when_false, value = instructions[at]
+        at += 1
+        if operation == 0x06:
+            return value
+        if operation == 0x20:
+            (accumulator,) = struct.unpack_from("<I", data, value)
+        else:
+            holds = {0x15: accumulator == value, 0x35: accumulator >= value, 0x45: bool(accumulator & value)}[operation]
+            at += when_true if holds else when_false
+
+
+@pytest.fixture(params=["x86_64", "aarch64"])
+def arch(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    return name
+
+
+def answer(arch: str, name: str, *arguments: int) -> int:
+    return run(program(arch), arch=ARCH[arch], number=NUMBERS[arch][name], arguments=arguments)
+
+
+def test_ordinary_calls_are_allowed(arch: str) -> None:
+    assert {answer(arch, "read"), answer(arch, "execve"), answer(arch, "clone", 0x01200011)} == {ALLOW}
+    assert answer(arch, "clone", 0x003D0F00) == ALLOW  # a thread
+
+
+def test_namespaces_and_mounts_are_refused(arch: str) -> None:
+    assert {answer(arch, "unshare"), answer(arch, "mount")} == {PERM}
+    for flag in (0x80, 0x20000, 0x0200_0000, 0x0400_0000, 0x0800_0000, 0x1000_0000, 0x2000_0000, 0x4000_0000):
+        assert answer(arch, "clone", flag | 17) == PERM
+    assert run(program(arch), arch=ARCH[arch], number=435) == ERRNO | errno.ENOSYS
+
+
+def test_terminals_cannot_be_typed_into(arch: str) -> None:
+    for request in (0x5412, 0x541C, 0x1_0000_5412):
+        assert answer(arch, "ioctl", 0, request) == PERM
+    assert answer(arch, "ioctl", 0, 0x5413) == ALLOW
+
+
+def test_only_the_listed_socket_families_are_allowed(arch: str) -> None:
+    allowed = [family for family in range(64) if answer(arch, "socket", family) == ALLOW]
+    assert allowed == [1, 2, 10, 16]
+    assert answer(arch, "socket", 16, 3, 15) == FAMILY  # netlink, but not the routing protocol
+    assert [family for family in range(64) if answer(arch, "socketpair", family) == ALLOW] == [1, 2]
+
+
+def test_another_architecture_is_killed(arch: str) -> None:
+    for other in (0x4000_0003, 0xC000_00F3, 0):  # i386, riscv64, none
+        assert run(program(arch), arch=other, number=0) == KILL
+
+
+def test_the_x32_numbers_are_killed() -> None:
+    assert run(program("x86_64"), arch=ARCH["x86_64"], number=0x4000_0000) == KILL
