@@ -96,6 +96,10 @@ class RemoteProcess:
         body = {"process": selector_json(self.pid), "input": {"stdin": base64.b64encode(data).decode()}}
         await self._unary("SendInput", body)
 
+    async def close_stdin(self) -> None:
+        """End the standard input; a process that reads to its end goes on."""
+        await self._unary("CloseStdin", {"process": selector_json(self.pid)})
+
     async def send_signal(self, signal: SignalName) -> None:
         """Signal the process; the local sandbox signals its whole group."""
         await self._unary("SendSignal", {"process": selector_json(self.pid), "signal": signal})

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests.local.conftest import LocalServer
+from tests.local.service import LocalServer
 
 SCRIPT = """
 import json
