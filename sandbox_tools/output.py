@@ -63,7 +63,8 @@ class OutputWindow:
         return self._head if self.total_chars <= limit else self._cut(limit)
 
     def _cut(self, limit: int) -> str:
-        longest_notice = self._notice(self.total_chars, self.total_lines)
+        # At least two lines: "lines" is longer than "line".
+        longest_notice = self._notice(self.total_chars, max(self.total_lines, 2))
         room = limit - len(longest_notice) - len("\n\n")
         head = _head(self._head, int(room * _HEAD_SHARE))
         tail = _tail(self._tail, room - int(room * _HEAD_SHARE))

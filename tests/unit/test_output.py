@@ -133,3 +133,8 @@ def test_a_decoder_counts_what_it_replaced_and_not_what_was_there() -> None:
     text = decoder.feed(b"\xef\xbf") + decoder.feed(b"\xbd \xff \xc3") + decoder.close()
     assert text == "\ufffd \ufffd \ufffd"
     assert decoder.replaced == 2
+
+
+def test_the_bound_holds_when_no_line_of_one_is_omitted() -> None:
+    """Found by Hypothesis: "0 lines" is longer than "1 line"."""
+    assert len(fit("a" * 350 + "\n", 256)) <= 256
