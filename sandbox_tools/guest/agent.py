@@ -85,6 +85,8 @@ class Agent:
             operations[request["op"]](request, fds)
         except OSError as error:
             self._send({"id": request["id"], "error": error.errno or errno.EIO})
+        except ValueError:  # text that is no path
+            self._send({"id": request["id"], "error": errno.EINVAL})
 
     def _exec(self, request: dict[str, Any], fds: list[int]) -> None:
         cwd = os.open(request["cwd"], os.O_PATH | os.O_DIRECTORY)

@@ -41,6 +41,8 @@ def run(request: dict[str, Any], fds: list[int]) -> NoReturn:
         tasks[request["task"]](request, answer, fds[1:])
     except OSError as error:
         answer.fail(error)
+    except ValueError:  # text that is no path
+        answer.fail(OSError(errno.EINVAL, "path"))
     finally:
         os._exit(0)
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
+
+if TYPE_CHECKING:
+    from sandbox_tools.local.launcher import Launcher
 
 IsolationLevel = Literal["namespaces", "none"]
 
@@ -55,13 +58,17 @@ def report_to_json(report: IsolationReport) -> dict[str, object]:
     }
 
 
-async def probe() -> IsolationReport:
-    """Launch a sandbox with everything that a real one has, look around inside it, and report."""
+async def probe(launcher: Launcher | None = None) -> IsolationReport:
+    """Launch a sandbox with everything that a real one has, look around inside it, and report.
+
+    Args:
+        launcher: That of a service; None makes one for this test.
+    """
     if sys.platform != "linux":
         return unavailable(f"this system ({sys.platform}) has no Linux namespaces")
     from sandbox_tools.local import selftest  # noqa: PLC0415 - Linux only
 
-    return await selftest.run()
+    return await selftest.run(launcher)
 
 
 def remedy() -> str:

@@ -22,8 +22,8 @@ from sandbox_tools.local.layout import Layout
 LAUNCH_TIMEOUT_S: Final = 15.0
 
 _MAX_MESSAGE_BYTES: Final = 65_536
-_FIRST_UIDS: Final = (1_870_000_000, 40_000)
-"""Start of 20,000 user ids that nobody has, for a server that runs as root; the second where few ids are mapped."""
+_SPARE_UIDS: Final = ((1_870_000_000, 9_000_000), (40_000, 20_000))
+"""First and number of user ids that nobody has, for a server that runs as root; the second where few are mapped."""
 
 _BOOTSTRAP: Final = """\
 import json, socket, sys, types
@@ -137,9 +137,9 @@ def spare_uid() -> int | None:
     """
     if os.getuid() != 0:
         return None
-    for first in _FIRST_UIDS:
-        if _is_mapped(first) and _is_mapped(first + 20_000):
-            return first + secrets.randbelow(20_000)
+    for first, count in _SPARE_UIDS:
+        if _is_mapped(first) and _is_mapped(first + count):
+            return first + secrets.randbelow(count)
     raise LaunchError("there is no spare user id in this user namespace")
 
 

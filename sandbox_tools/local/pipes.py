@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Final
 
 import anyio
+from anyio.lowlevel import checkpoint
 
 PIPE_BYTES: Final = 262_144
 """Size that we ask for, and the largest read. Big reads make big frames, and so few of them."""
@@ -54,7 +55,11 @@ class Pipe:
         self.close()
 
     async def read(self, max_bytes: int = PIPE_BYTES) -> bytes:
-        """Return what there is, at least one byte; b"" at the end of the stream."""
+        """Return what there is, at least one byte; b"" at the end of the stream.
+
+        Always lets other tasks run: a sandbox that always has more must not keep the event loop.
+        """
+        await checkpoint()
         while True:
             try:
                 data = os.read(self.fd, max_bytes)
@@ -69,6 +74,7 @@ class Pipe:
         Raises:
             BrokenPipeError: Nobody in the sandbox reads any more.
         """
+        await checkpoint()
         view = memoryview(data)
         while view:
             try:

@@ -24,6 +24,8 @@ from sandbox_tools.wire.preview import parse_port
 _MAX_CONNECTIONS: Final = 64
 _WRITE_TIMEOUT_S: Final = 60.0
 _POOL_TIMEOUT_S: Final = 10.0
+_READ_TIMEOUT_S: Final = 600.0
+"""Silence of the app after which a request is given up: nobody tells us when its caller has gone meanwhile."""
 
 _HOP_BY_HOP: Final = frozenset(
     b"connection keep-alive proxy-authenticate proxy-authorization proxy-connection te trailer upgrade"
@@ -69,7 +71,7 @@ class Previews:
             url=httpcore.URL(scheme=b"http", host=b"127.0.0.1", port=port, target=target),
             headers=_request_headers(request, port, prefix),
             content=_content(request),
-            extensions={"timeout": {"write": _WRITE_TIMEOUT_S, "pool": _POOL_TIMEOUT_S}},
+            extensions={"timeout": {"read": _READ_TIMEOUT_S, "write": _WRITE_TIMEOUT_S, "pool": _POOL_TIMEOUT_S}},
         )
         problem = ""
         try:

@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from typing import Final, Literal, Protocol
 
 import anyio
-from anyio.lowlevel import checkpoint
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
 from sandbox_tools.local.pipes import Pipe
@@ -55,11 +54,12 @@ class Output:
         try:
             while data := await self._pipe.read():
                 self._received += len(data)
-                self._keep(data)
+                wanted = self._keep(data) or process.has_subscriber
                 await process.publish(OutputData(self.name, data))
                 self._delivered += len(data)
                 self._check()
-                await self._breathe(listened=process.has_subscriber)
+                if not wanted:
+                    await anyio.sleep(_DISCARD_PAUSE_S)
         except (OSError, anyio.ClosedResourceError):
             pass
         finally:
@@ -77,16 +77,11 @@ class Output:
         if self._wanted is not None and self._delivered >= self._wanted:
             self.caught_up.set()
 
-    def _keep(self, data: bytes) -> None:
-        room = HEAD_BYTES - len(self.head)
-        if room > 0:
-            self.head += data[: self._room.take(min(room, len(data)))]
-
-    async def _breathe(self, *, listened: bool) -> None:
-        if listened or len(self.head) < HEAD_BYTES:
-            await checkpoint()
-        else:
-            await anyio.sleep(_DISCARD_PAUSE_S)
+    def _keep(self, data: bytes) -> bool:
+        """Add to the head what fits; return whether anything did."""
+        count = self._room.take(min(HEAD_BYTES - len(self.head), len(data)))
+        self.head += data[:count]
+        return count > 0
 
 
 class Process:

@@ -13,10 +13,9 @@ from typing import Final
 import anyio
 import anyio.to_thread
 
-from sandbox_tools.local import selftest
 from sandbox_tools.local.background import Background
 from sandbox_tools.local.channel import ChannelError
-from sandbox_tools.local.isolation import IsolationReport, unavailable
+from sandbox_tools.local.isolation import IsolationReport, probe, unavailable
 from sandbox_tools.local.launcher import Launcher, LaunchError, spare_uid
 from sandbox_tools.local.preview import Previews
 from sandbox_tools.local.sandbox import Sandbox
@@ -102,7 +101,7 @@ class Registry:
         """Return the self-test's result; it runs once."""
         async with self._testing:
             if self._report is None:
-                self._report = await selftest.run(self._launcher)
+                self._report = await probe(self._launcher)
             return self._report
 
     async def create(self, new: NewSandbox, template_id: str) -> Entry:

@@ -28,8 +28,8 @@ from sandbox_tools.wire.process import Command, OutputData
 TIMEOUT_S: Final = 20.0
 
 
-async def run(launcher: Launcher | None = None) -> IsolationReport:
-    """Test this machine; with the launcher of a service, or one of its own."""
+async def run(launcher: Launcher | None) -> IsolationReport:
+    """Test this machine; see `isolation.probe`."""
     reason = "the self-test did not end in time"
     with anyio.move_on_after(TIMEOUT_S):
         try:

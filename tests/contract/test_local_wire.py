@@ -528,10 +528,10 @@ class TestProcess:
         box.sh("echo 'echo $0 $1' > script; chmod +x script")
         assert box.run("./script", "x").stdout == "./script x\n"
 
-    @pytest.mark.parametrize("cwd", ["/no/such", "/etc/passwd"])
+    @pytest.mark.parametrize("cwd", ["/no/such", "/etc/passwd", "\ud800"])
     def test_a_bad_working_directory_is_400_before_the_stream(self, box: Box, cwd: str) -> None:
-        body = {"process": {"cmd": "true", "cwd": cwd}}
-        answer = box.http.post("/process.Process/Start", json=body)
+        body = json.dumps({"process": {"cmd": "true", "cwd": cwd}})
+        answer = box.http.post("/process.Process/Start", content=body)
         assert answer.status_code == 400
         assert error_of(answer).startswith("cwd: ")
 
@@ -635,6 +635,11 @@ class TestFiles:
         assert box.http.get("/file", params=params).status_code == 400
         assert box.http.post("/file", params=params, content=b"x").status_code == 400
         assert box.rpc("filesystem.Filesystem/Stat", params).status_code == 400
+
+    def test_a_path_that_is_no_text_is_400(self, box: Box) -> None:
+        body = '{"path": "a\\ud800"}'
+        for method in ("Stat", "ListDir", "MakeDir", "Remove"):
+            assert box.http.post(f"/filesystem.Filesystem/{method}", content=body).status_code == 400
 
     def test_a_full_disk_is_507_and_the_old_file_stays(self, box: Box) -> None:
         box.http.post("/file", params={"path": "/dev/shm/f"}, content=b"old")
