@@ -18,6 +18,9 @@ IDLE_TIMEOUT_S: Final = 30.0
 
 MAX_LINE_BYTES: Final = 65_536
 
+MAX_LINES_BYTES: Final = 8 << 20
+"""Of all lines of an answer: names and paths can be long, and a directory can be big."""
+
 _COMMIT: Final = b"c"
 
 
@@ -27,6 +30,7 @@ class Answer:
     def __init__(self, pipe: Pipe) -> None:
         self._pipe = pipe
         self._buffer = b""
+        self._lines_left = MAX_LINES_BYTES
 
     async def header(self) -> dict[str, object]:
         """Return the first line.
@@ -52,6 +56,9 @@ class Answer:
             if b"\n" not in self._buffer and len(self._buffer) > MAX_LINE_BYTES:
                 raise ChannelError("a line of a file task is too long")
         line, self._buffer = self._buffer.split(b"\n", 1)
+        self._lines_left -= len(line)
+        if self._lines_left < 0:
+            raise ChannelError("the lines of a file task are too many")
         try:
             return parse_json_object(line, what="a line of a file task")
         except WireError as error:

@@ -72,6 +72,22 @@ def test_a_symlink_leads_to_nothing_of_the_host(box: Box, tmp_path: Path) -> Non
     assert secret.read_text() == "canary"
 
 
+def test_a_symlink_that_flips_leads_nowhere(box: Box, tmp_path: Path) -> None:
+    """The race that a server loses when it resolves paths of a sandbox by itself."""
+    (tmp_path / "f").write_text("canary")
+    box.sh(f"mkdir inside; echo inside > inside/f; ln -s {tmp_path} outside")
+    flip = """
+import ctypes
+libc = ctypes.CDLL(None)
+while True:
+    libc.renameat2(-100, b"inside", -100, b"outside", 2)
+"""
+    with box.start("python3", "-c", flip):
+        answers = [box.http.get("/file", params={"path": "inside/f"}) for _ in range(300)]
+    assert {answer.content for answer in answers if answer.status_code == 200} == {b"inside\n"}
+    assert 404 in {answer.status_code for answer in answers}  # it did flip
+
+
 def test_the_root_directory_holds_only_the_allowed_trees(box: Box) -> None:
     assert set(box.sh("ls -A /").stdout.split()) <= {
         *("bin", "dev", "etc", "lib", "lib32", "lib64", "libx32", "proc", "root", "run", "sbin", "tmp", "usr", "var"),
