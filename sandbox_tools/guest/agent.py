@@ -90,11 +90,14 @@ class Agent:
 
     def _exec(self, request: dict[str, Any], fds: list[int]) -> None:
         cwd = os.open(request["cwd"], os.O_PATH | os.O_DIRECTORY)
+        # A signal for the program may come before the child has the program's dispositions: it must wait, not be lost.
+        signal.pthread_sigmask(signal.SIG_BLOCK, _DEFAULT_AGAIN)
         try:
             pid = os.fork()
             if pid == 0:
                 _become_program(request, cwd, fds)
         finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _DEFAULT_AGAIN)
             os.close(cwd)
         self._forget_ended_groups(pid)
         self._ids[pid] = request["id"]
@@ -180,6 +183,7 @@ def _become_program(request: dict[str, Any], cwd: int, fds: list[int]) -> NoRetu
         os.closerange(3, 4096)
         for number in _DEFAULT_AGAIN:
             signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _DEFAULT_AGAIN)
         _execute(request["argv"], request["env"])
     except BaseException as error:  # nothing may return into the agent's loop
         _complain(request["argv"][0], error)

@@ -17,7 +17,7 @@ import pytest
 
 from sandbox_tools.wire.control import FORBIDDEN_CREATE_FIELDS
 from sandbox_tools.wire.envelope import END_STREAM, FrameDecoder, encode_json_frame
-from tests.local.service import Box, LocalServer, wait_for
+from tests.local.service import Box, LocalServer, Stream, wait_for
 
 HOME = "/root/workspace"
 
@@ -419,6 +419,21 @@ class TestProcess:
             assert stream.until_end() == {"exitCode": -1, "exited": False, "status": status, "error": status}
             again = box.rpc("process.Process/SendSignal", {"process": {"pid": stream.pid}, "signal": name})
             assert (again.status_code, error_of(again)) == (404, "process not found")
+
+    @pytest.mark.parametrize("name", ["SIGNAL_SIGINT", "SIGNAL_SIGTERM"])
+    def test_a_signal_that_comes_at_once_is_not_lost(self, box: Box, name: str) -> None:
+        """Between the fork and the exec, too, which takes its time on a busy machine."""
+        busy = "for i in 1 2 3 4; do while :; do :; done & done; wait"
+
+        def signal(stream: Stream, name: str) -> dict[str, Any]:
+            box.rpc("process.Process/SendSignal", {"process": {"pid": stream.pid}, "signal": name})
+            return stream.until_end()
+
+        with box.start("sh", "-c", busy) as load:
+            for _ in range(30):
+                with box.start("sleep", "1000") as stream:
+                    assert signal(stream, name)["exited"] is False
+            signal(load, "SIGNAL_SIGKILL")
 
     def test_a_signal_reaches_the_whole_group(self, box: Box) -> None:
         with box.start("sh", "-c", "sleep 987 & sleep 987; true") as stream:

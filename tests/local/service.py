@@ -44,6 +44,8 @@ async def stop_at_end_of_input(stop):
 anyio.run(main)
 """
 
+EVENT_TIMEOUT_S = 15
+
 T = TypeVar("T")
 
 
@@ -166,8 +168,10 @@ class Stream:
         self.pid: int = self.started["pid"]
 
     def event(self) -> dict[str, Any]:
-        """Return the next event that is not a keepalive."""
+        """Return the next event that is not a keepalive, or fail after a while."""
+        deadline = time.monotonic() + EVENT_TIMEOUT_S
         for frame in self._frames:
+            assert time.monotonic() < deadline, f"no event within {EVENT_TIMEOUT_S} s"
             message = json.loads(frame.payload)
             if frame.end_stream:
                 raise EOFError
