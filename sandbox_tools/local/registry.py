@@ -17,6 +17,7 @@ from sandbox_tools.local.background import Background
 from sandbox_tools.local.channel import ChannelError
 from sandbox_tools.local.isolation import IsolationReport, probe, unavailable
 from sandbox_tools.local.launcher import Launcher, LaunchError, spare_uid
+from sandbox_tools.local.pool import Pool, Ready
 from sandbox_tools.local.preview import Previews
 from sandbox_tools.local.sandbox import Sandbox
 from sandbox_tools.local.state import Home, State
@@ -95,6 +96,7 @@ class Registry:
         self._starting = 0
         self._report: IsolationReport | None = None
         self._testing = anyio.Lock()
+        self._pool = Pool(self._launch, background=background)
         self.max_sandboxes: Final = max_sandboxes
 
     async def isolation(self) -> IsolationReport:
@@ -102,6 +104,8 @@ class Registry:
         async with self._testing:
             if self._report is None:
                 self._report = await probe(self._launcher)
+                if self._report.level != "none":
+                    self._pool.fill()
             return self._report
 
     async def create(self, new: NewSandbox, template_id: str) -> Entry:
@@ -145,36 +149,38 @@ class Registry:
     async def delete_all(self) -> None:
         """End all sandboxes at once."""
         async with anyio.create_task_group() as deletions:
+            deletions.start_soon(self._pool.close)
             for entry in self.entries():
                 deletions.start_soon(self.delete, entry)
 
     async def _create(self, new: NewSandbox, template_id: str) -> Entry:
-        sandbox_id = f"sb-{secrets.token_hex(10)}"
         try:
-            uid = spare_uid()
-            home = self._state.new_home(sandbox_id, uid)
-            sandbox = await self._launch(home, uid, new)
+            ready = self._pool.take() or await self._launch()
         except LaunchError as error:
-            _log.warning("sandbox %s could not be started: %s", sandbox_id, error)
+            _log.warning("a sandbox could not be started: %s", error)
             raise IsolationMissingError(unavailable(str(error))) from None
+        ready.sandbox.add_envs(new.envs)
         now = time.time()
         return Entry(
-            sandbox_id=sandbox_id,
+            sandbox_id=ready.sandbox_id,
             template_id=template_id,
             new=new,
-            sandbox=sandbox,
-            home=home,
-            previews=Previews(sandbox),
+            sandbox=ready.sandbox,
+            home=ready.home,
+            previews=Previews(ready.sandbox),
             access_token=secrets.token_urlsafe(32),
             started_at=now,
             end_at=now + (new.ttl_s or DEFAULT_TTL_S),
         )
 
-    async def _launch(self, home: Home, uid: int | None, new: NewSandbox) -> Sandbox:
+    async def _launch(self) -> Ready:
+        sandbox_id = f"sb-{secrets.token_hex(10)}"
+        uid = spare_uid()
+        home = self._state.new_home(sandbox_id, uid)
         sandbox = None
         try:
             launched = await self._launcher.launch(home.workspace, uid)
-            sandbox = Sandbox(launched, envs=new.envs, background=self._background)
+            sandbox = Sandbox(launched, background=self._background)
             self._background.start(sandbox.serve)
             with anyio.fail_after(READY_TIMEOUT_S):
                 await sandbox.channel.wait_until_ready()
@@ -186,7 +192,7 @@ class Registry:
             if isinstance(error, (ChannelError, TimeoutError)):
                 raise LaunchError("the agent ended early") from None
             raise
-        return sandbox
+        return Ready(sandbox_id=sandbox_id, home=home, sandbox=sandbox)
 
     async def _end_in_time(self, entry: Entry) -> None:
         while entry.sandbox_id in self._entries and (left := entry.end_at - time.time()) > 0:

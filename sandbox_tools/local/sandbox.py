@@ -47,20 +47,23 @@ class Sandbox:
     """A sandbox that was launched. `serve` must run for as long as it is used.
 
     Args:
-        envs: Added to the environment of every process. Secret-bearing.
         background: Where the work of its processes runs.
     """
 
-    def __init__(self, launched: Launched, *, envs: Mapping[str, str], background: Background) -> None:
+    def __init__(self, launched: Launched, *, background: Background) -> None:
         self._pidfd = launched.pidfd
         self._background = background
-        self._envs = {**environment(), **envs}
+        self._envs = environment()
         self._heads_bytes = 0
         self._processes: dict[int, Process] = {}
         self._early_exits: dict[int, int] = {}
         self._results: OrderedDict[int, Process] = OrderedDict()
         self.channel: Final = Channel(launched.control, self._note_exit)
         self.stopped: Final = anyio.Event()
+
+    def add_envs(self, envs: Mapping[str, str]) -> None:
+        """Add to the environment of every process that is started from now on. Secret-bearing."""
+        self._envs |= envs
 
     async def serve(self) -> None:
         """Listen to the agent until it is gone or breaks the rules, then see to it that every process is gone."""

@@ -68,7 +68,7 @@ async def _launch_canary(launcher: Launcher) -> str:
 async def _run_canary(launcher: Launcher, workspace: Path, uid: int | None, host_file: Path) -> str:
     launched = await launcher.launch(workspace, uid)
     async with anyio.create_task_group() as tasks:
-        sandbox = Sandbox(launched, envs={}, background=Background(tasks))
+        sandbox = Sandbox(launched, background=Background(tasks))
         tasks.start_soon(sandbox.serve)
         try:
             reason = await _findings(sandbox, host_file)
