@@ -5,8 +5,11 @@ it runs: the host checks all that it says. Its control socket (SOCK_SEQPACKET) i
 object, in pieces of which each starts with "+" (more follows) or "." (last), descriptors with the last:
 
     exec     [stdin pipe,] stdout pipe, stderr pipe -> {"id", "pid"}, later {"id", "exit"}; or {"id", "error": errno}
+             with "pty": stdin pipe, output pipe, of a relay to a terminal; "exit" comes when all output is in the pipe
+    resize   the terminal of an exec                -> {"id"} or {"id", "error"}
     signal   to the process group of an exec        -> {"id"} or {"id", "error"}
     connect  to a TCP port inside                   -> {"id"} with a socket that is still connecting, or {"id", "error"}
+    listen   on a TCP port inside                   -> {"id"} with a listening socket, or {"id", "error"}
     task     file work in a child of its own (guest/files.py), which answers on a pipe: no answer here
 """
 
@@ -21,7 +24,7 @@ import signal
 import socket
 from typing import Any, NoReturn
 
-from sandbox_tools.guest import files
+from sandbox_tools.guest import files, terminal
 
 PIECE_BYTES = 60_000
 _MAX_FDS = 8
@@ -36,6 +39,16 @@ def main(control: socket.socket) -> NoReturn:
     os._exit(0)
 
 
+class _Terminal:
+    """A terminal that is open, and the process that relays for it."""
+
+    def __init__(self, master: int, relay: int, ended: int) -> None:
+        self.master = master
+        self.relay: int | None = relay
+        self.ended = ended
+        self.exit: int | None = None
+
+
 class Agent:
     """The loop, and the processes that it started."""
 
@@ -43,6 +56,7 @@ class Agent:
         self._control = control
         self._ids: dict[int, int] = {}  # pid of a running exec -> its request
         self._groups: dict[int, int] = {}  # request -> process group; may outlive the exec's main process
+        self._terminals: dict[int, _Terminal] = {}  # by request
         self._pieces = b""
 
     def run(self) -> None:
@@ -80,7 +94,13 @@ class Agent:
         return True
 
     def _handle(self, request: dict[str, Any], fds: list[int]) -> None:
-        operations = {"exec": self._exec, "signal": self._signal, "connect": self._connect, "task": self._task}
+        operations = {
+            "exec": self._exec,
+            "signal": self._signal,
+            "connect": self._connect,
+            "listen": self._listen,
+            "task": self._task,
+        }
         try:
             operations[request["op"]](request, fds)
         except OSError as error:
@@ -103,6 +123,44 @@ class Agent:
         self._ids[pid] = request["id"]
         self._groups[request["id"]] = pid
         self._send({"id": request["id"], "pid": pid})
+
+    def _open_terminal(self, request: dict[str, Any], pipes: list[int]) -> int:
+        """Open a terminal with its relay; return the program's end."""
+        master, program_end = terminal.open_pair(*request["pty"])
+        ended_read, ended_write = os.pipe()
+        try:
+            relay = os.fork()
+        except OSError:
+            for fd in (master, program_end, ended_read, ended_write):
+                os.close(fd)
+            raise
+        if relay == 0:
+            self._become_relay(master, pipes, ended_read)
+        os.close(ended_read)
+        self._terminals[request["id"]] = _Terminal(master, relay, ended_write)
+        return program_end
+
+    def _become_relay(self, master: int, pipes: list[int], ended: int) -> NoReturn:
+        try:
+            signal.set_wakeup_fd(-1)
+            kept = [os.dup2(fd, 3 + index) for index, fd in enumerate(os.dup(fd) for fd in (master, *pipes, ended))]
+            terminal.relay(*kept)
+        finally:
+            os._exit(0)
+
+    def _resize(self, request: dict[str, Any], _: list[int]) -> None:
+        found = self._terminals.get(request["exec"])
+        if found is None:
+            raise ProcessLookupError(errno.ESRCH, "no such terminal")
+        terminal.resize(found.master, request["cols"], request["rows"])
+        self._send({"id": request["id"]})
+
+    def _close_terminal(self, request: int) -> None:
+        """Hang up: what still has it open sees its end."""
+        found = self._terminals.pop(request, None)
+        if found is not None:
+            os.close(found.master)
+            os.close(found.ended)
 
     def _forget_ended_groups(self, new_pid: int) -> None:
         """Keep the groups that still have members; a process id that was given out again is not the old group."""
@@ -133,6 +191,14 @@ class Agent:
             if code not in (0, errno.EINPROGRESS):
                 raise OSError(code, "connect")
             self._send({"id": request["id"]}, connection.fileno())
+
+    def _listen(self, request: dict[str, Any], _: list[int]) -> None:
+        """Hand out a listening socket; the host serves it, and nothing of it stays here."""
+        with socket.socket() as listener:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(("127.0.0.1", request["port"]))
+            listener.listen(64)
+            self._send({"id": request["id"]}, listener.fileno())
 
     def _task(self, request: dict[str, Any], fds: list[int]) -> None:
         try:

@@ -1,7 +1,7 @@
 """The control socket of one sandbox, the host's end. Everything that arrives on it is hostile input.
 
 A message that breaks the rules ends the sandbox: more than 64 KiB, not a flat JSON object, an answer to nothing, a
-descriptor that was not asked for or is not a TCP connection.
+descriptor that was not asked for or is not what was asked for.
 """
 
 from __future__ import annotations
@@ -23,7 +23,11 @@ MAX_MESSAGE_BYTES: Final = 65_536
 ANSWER_TIMEOUT_S: Final = 10.0
 """The agent answers each request at once; a silent one is broken, and its sandbox is ended."""
 
+PROXY_PORT: Final = 3128
+"""Where the egress proxy listens inside a sandbox, on 127.0.0.1."""
+
 _MAX_FDS: Final = 8
+_SO_NETNS_COOKIE: Final = 71
 
 
 class ChannelError(Exception):
@@ -104,6 +108,46 @@ def adopt_connection(fd: int) -> socket.socket:
     raise ChannelError("a descriptor is not a TCP connection")
 
 
+def adopt_listener(fd: int) -> socket.socket:
+    """Make a socket of a descriptor that came for a `listen`, and own it; it is non-blocking.
+
+    Raises:
+        ChannelError: It does not listen on `PROXY_PORT` of a loopback that is not ours; it has been closed.
+    """
+    try:
+        listener = socket.socket(fileno=fd)
+    except OSError:
+        os.close(fd)
+    else:
+        if _is_proxy_listener(listener):
+            listener.setblocking(False)
+            return listener
+        listener.close()
+    raise ChannelError("a descriptor is not the listener that was asked for")
+
+
+def _is_proxy_listener(listener: socket.socket) -> bool:
+    try:
+        domain = listener.getsockopt(socket.SOL_SOCKET, socket.SO_DOMAIN)
+        protocol = listener.getsockopt(socket.SOL_SOCKET, socket.SO_PROTOCOL)
+        listens = listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+    except OSError:
+        return False
+    if domain != socket.AF_INET or protocol != socket.IPPROTO_TCP or not listens:
+        return False
+    return listener.getsockname() == ("127.0.0.1", PROXY_PORT) and not _is_in_our_network(listener)
+
+
+def _is_in_our_network(other: socket.socket) -> bool:
+    """Whether both are in one network namespace; kernels before 5.14 cannot tell."""
+    with socket.socket() as ours:
+        try:
+            cookies = [end.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8) for end in (ours, other)]
+        except OSError:
+            return False
+    return cookies[0] == cookies[1]
+
+
 def _is_tcp_connection(connection: socket.socket) -> bool:
     try:
         domain = connection.getsockopt(socket.SOL_SOCKET, socket.SO_DOMAIN)
@@ -117,9 +161,9 @@ def _is_tcp_connection(connection: socket.socket) -> bool:
 @dataclass(slots=True)
 class _Waiting:
     done: anyio.Event = field(default_factory=anyio.Event)
-    wants_connection: bool = False
+    adopt: Callable[[int], socket.socket] | None = None  # takes the descriptor that the answer brings
     message: Message | None = None
-    connection: socket.socket | None = None
+    adopted: socket.socket | None = None
 
 
 class Channel:
@@ -181,11 +225,16 @@ class Channel:
             AgentError: It could not do it.
             ChannelError: The sandbox is gone, or does not answer.
         """
-        _, connection = await self._ask(_Waiting(wants_connection=True), "connect", fields, ())
-        if connection is None:
-            self.close()
-            raise ChannelError("a connect was answered without a descriptor")
-        return connection
+        return await self._ask_for_socket("connect", fields, adopt_connection)
+
+    async def listen(self) -> socket.socket:
+        """Ask the agent for a socket that listens on `PROXY_PORT` inside; it is checked, and the caller's to close.
+
+        Raises:
+            AgentError: It could not do it: something else listens there.
+            ChannelError: The sandbox is gone, or does not answer.
+        """
+        return await self._ask_for_socket("listen", {"port": PROXY_PORT}, adopt_listener)
 
     async def post(self, operation: str, fields: Mapping[str, object], fds: Sequence[int]) -> None:
         """Send a request that is answered on one of the pipes.
@@ -205,6 +254,15 @@ class Channel:
             anyio.notify_closing(self._control)
             self._control.close()
 
+    async def _ask_for_socket(
+        self, operation: str, fields: Mapping[str, object], adopt: Callable[[int], socket.socket]
+    ) -> socket.socket:
+        _, adopted = await self._ask(_Waiting(adopt=adopt), operation, fields, ())
+        if adopted is None:
+            self.close()
+            raise ChannelError(f"a {operation} was answered without a descriptor")
+        return adopted
+
     async def _ask(
         self, waiting: _Waiting, operation: str, fields: Mapping[str, object], fds: Sequence[int]
     ) -> tuple[Message, socket.socket | None]:
@@ -219,8 +277,10 @@ class Channel:
             self.close()
             raise ChannelError("the agent does not answer")
         if waiting.message.error is not None:
+            if waiting.adopted is not None:
+                waiting.adopted.close()
             raise AgentError(waiting.message.error)
-        return waiting.message, waiting.connection
+        return waiting.message, waiting.adopted
 
     def _new_id(self) -> int:
         self._last_id += 1
@@ -275,10 +335,10 @@ class Channel:
 
     def _answer(self, message: Message, fds: list[int]) -> None:
         waiting = self._waiting.get(message.request)
-        if waiting is None or waiting.message is not None or len(fds) > waiting.wants_connection:
+        if waiting is None or waiting.message is not None or len(fds) > (waiting.adopt is not None):
             raise ChannelError("an answer to nothing, or with a descriptor that was not asked for")
-        if fds:
-            waiting.connection = adopt_connection(fds.pop())
+        if fds and waiting.adopt is not None:
+            waiting.adopted = waiting.adopt(fds.pop())
         if message.pid is not None:
             self._processes.add(message.request)
         waiting.message = message
