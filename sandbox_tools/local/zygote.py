@@ -12,13 +12,12 @@ import fcntl
 import gc
 import json
 import os
-import resource
 import select
 import signal
 import socket
 from typing import Any, Final, NoReturn
 
-from sandbox_tools.guest import agent
+from sandbox_tools.guest import agent, limits
 from sandbox_tools.local import mounts, native, seccomp
 
 STAGING_DIRECTORY: Final = "/sys"
@@ -39,17 +38,6 @@ _NAMESPACES: Final = (
     | native.CLONE_NEWUTS
     | native.CLONE_NEWCGROUP
 )
-
-_LIMITS: Final = {
-    resource.RLIMIT_NPROC: 256,
-    resource.RLIMIT_NOFILE: 1024,
-    resource.RLIMIT_CORE: 0,
-    resource.RLIMIT_FSIZE: 1 << 30,
-    resource.RLIMIT_DATA: 2 << 30,
-    resource.RLIMIT_MEMLOCK: 1 << 20,
-    resource.RLIMIT_MSGQUEUE: 1 << 16,
-    resource.RLIMIT_SIGPENDING: 256,
-}
 
 
 def main(control: socket.socket, layout: dict[str, Any]) -> None:
@@ -139,11 +127,7 @@ def _be_pid_1(
 
 
 def _lock_down(launcher_pidfd: int) -> None:
-    _write("/proc/self/oom_score_adj", "1000")
-    for limit, wanted in _LIMITS.items():
-        hard = resource.getrlimit(limit)[1]
-        value = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-        resource.setrlimit(limit, (value, value))
+    limits.set_limits()
     native.unshare(native.CLONE_NEWUSER)
     _write("/proc/self/uid_map", f"{INSIDE_UID} 0 1")
     _write("/proc/self/gid_map", f"{INSIDE_UID} 0 1")
