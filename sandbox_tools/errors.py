@@ -29,6 +29,8 @@ ErrorKind = Literal[
 ErrorReason = Literal[
     "is_directory",
     "not_a_directory",
+    "not_a_file",
+    "name_too_long",
     "path_not_found",
     "already_exists",
     "access_denied",

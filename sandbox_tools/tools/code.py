@@ -12,13 +12,14 @@ from sandbox_tools.tools.base import Image, Output, SandboxArguments, Tool, Tool
 from sandbox_tools.tools.command import (
     DEFAULT_TIMEOUT_S,
     MAX_TIMEOUT_S,
+    checked_argument,
     checked_text,
     checked_timeout,
     describe_end,
 )
 
-MAX_ONE_SHOT_BYTES: Final = 131_071
-"""Longest argument that Linux passes to a program, in bytes (MAX_ARG_STRLEN without its final NUL)."""
+MAX_CODE_BYTES: Final = 500_000
+"""Python code of one call, in bytes: it travels as one request, and servers accept about 1 MiB of JSON."""
 
 _TEXT_FORMS: Final = ("text/markdown", "text/plain", "application/json", "text/latex", "image/svg+xml", "text/html")
 """The forms of a result that a model can read, best first."""
@@ -34,11 +35,9 @@ class RunCodeArguments(SandboxArguments):
 
 
 async def run_run_code(context: ToolContext, args: RunCodeArguments) -> Output:
-    code = checked_text("code", args.code, 'Give source code, such as "print(1)".')
-    timeout_s = checked_timeout(args.timeout_s)
     language = args.language or "python"
-    if language != "python" and len(code.encode("utf-8", "surrogatepass")) > MAX_ONE_SHOT_BYTES:
-        raise ToolError(f"{language} code is too long for one call. Write it with write_file, then run it with exec.")
+    code = _checked_code(args.code, language)
+    timeout_s = checked_timeout(args.timeout_s)
     output = context.collect_output()
     problem: SandboxResponseError | None = None
     try:
@@ -54,6 +53,18 @@ async def run_run_code(context: ToolContext, args: RunCodeArguments) -> Output:
         end = ExecResult(exit_code=result.exit_code, timed_out=result.timed_out, kill_outcome="killed")
         return Output(text=f"{describe_end(end, timeout_s)}\n{printed or '(no output)'}")
     return Output(text=_describe(result, printed, timeout_s), images=_images(result.results))
+
+
+def _checked_code(code: str, language: str) -> str:
+    hint = 'Give source code, such as "print(1)".'
+    if language != "python":
+        return checked_argument("code", code, hint)
+    if len(checked_text("code", code, hint).encode()) > MAX_CODE_BYTES:
+        raise ToolError(
+            f"code is too long for one call ({MAX_CODE_BYTES:,} bytes at most). Write it to a file with write_file, "
+            'then run exec(open("file.py").read()) here.'
+        )
+    return code
 
 
 def _not_available(language: str) -> ToolError:

@@ -16,6 +16,9 @@ DEFAULT_TIMEOUT_S: Final = 45
 
 MAX_TIMEOUT_S: Final = 3600
 
+MAX_ARGUMENT_BYTES: Final = 131_071
+"""Longest argument that Linux passes to a program, in bytes (MAX_ARG_STRLEN without its final NUL)."""
+
 _BACKGROUND: Final = """\
 log=/tmp/background-$$.log
 if command -v setsid >/dev/null 2>&1; then setsid sh -c {command} >"$log" 2>&1 </dev/null &
@@ -52,16 +55,33 @@ def checked_timeout(timeout_s: int | None) -> int:
 
 
 def checked_text(name: str, value: str, hint: str) -> str:
-    """Return `value`; raises ToolError when it is blank or holds a NUL, which no program can be given."""
+    """Return `value`; raises ToolError when it is blank or is no text that a program can be given."""
     if not value.strip():
         raise ToolError(f"{name} is empty. {hint}")
     if "\0" in value:
         raise ToolError(f"{name} must not contain a NUL character. Remove it and call again.")
+    if not is_text(value):
+        raise ToolError(f"{name} is not valid Unicode text (it has half of a surrogate pair). Correct it, call again.")
     return value
 
 
+def checked_argument(name: str, value: str, hint: str) -> str:
+    """As `checked_text`, for what becomes one argument of a program."""
+    if len(checked_text(name, value, hint).encode()) > MAX_ARGUMENT_BYTES:
+        raise ToolError(
+            f"{name} is too long for one call ({MAX_ARGUMENT_BYTES:,} bytes at most). Write it to a file with "
+            "write_file, then run the file with exec."
+        )
+    return value
+
+
+def is_text(value: str) -> bool:
+    """Tell whether a string can be encoded: JSON can carry half of a surrogate pair."""
+    return value.isascii() or not any("\ud800" <= char <= "\udfff" for char in value)
+
+
 async def run_exec(context: ToolContext, args: ExecArguments) -> Output:
-    command = checked_text("command", args.command, 'Give a shell command, such as "ls -la".')
+    command = checked_argument("command", args.command, 'Give a shell command, such as "ls -la".')
     timeout_s = checked_timeout(args.timeout_s)
     cwd = args.cwd and checked_text("cwd", args.cwd, "Give a directory, or leave it out.")
     if args.background:

@@ -17,7 +17,7 @@ from sandbox_tools.tools.base import (
     ToolContext,
     ToolHints,
 )
-from sandbox_tools.tools.command import checked_text
+from sandbox_tools.tools.command import checked_text, is_text
 
 MAX_IMAGE_BYTES: Final = 4 * 1024 * 1024
 """Largest image that is shown to the model, in bytes."""
@@ -56,13 +56,9 @@ async def run_read_file(context: ToolContext, args: ReadFileArguments) -> Output
 
 async def run_write_file(context: ToolContext, args: WriteFileArguments) -> Output:
     path = _checked_path(args.path)
-    data: bytes | None
-    try:
-        data = args.content.encode()
-    except UnicodeEncodeError:
-        data = None  # raised below: this exception holds the content
-    if data is None:
+    if not is_text(args.content):
         raise ToolError("content is not valid Unicode text (it has half of a surrogate pair). Write bytes with exec.")
+    data = args.content.encode()
     problem: SandboxResponseError | None = None
     try:
         await context.runtime.write_file(path, data)
@@ -137,6 +133,8 @@ _EXPLANATIONS: Final[dict[ErrorReason, str]] = {
     "not_a_directory": "A part of {path} is a file, not a directory. Choose another path.",
     "access_denied": "{path} may not be used: permission denied. Use a path below /root/workspace or /tmp.",
     "outside_allowed_directory": "{path} is outside the directory that this sandbox allows. Use /root/workspace.",
+    "not_a_file": "{path} is not a regular file (a device, a pipe or a socket). Use exec to work with it.",
+    "name_too_long": "The path is too long. Names have at most 255 bytes, paths 4,095.",
     "no_space": "The sandbox's disk is full. Remove files with exec (`df -h`, `du -sh *`), then write again.",
     "file_too_large": "The file is larger than this sandbox allows. Write a smaller one, or several.",
 }

@@ -56,6 +56,10 @@ _PHRASES: Final[tuple[tuple[str, ErrorReason], ...]] = (
     ("not finished", "process_not_finished"),
     ("is a directory", "is_directory"),
     ("not a directory", "not_a_directory"),
+    ("not a regular file", "not_a_file"),
+    ("invalid argument", "not_a_file"),  # what reading or writing a device, a pipe or a socket answers
+    ("file name too long", "name_too_long"),
+    ("at most 4096 characters", "name_too_long"),
     ("no such file", "path_not_found"),
     ("does not exist", "path_not_found"),
     ("already exists", "already_exists"),

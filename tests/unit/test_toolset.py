@@ -51,13 +51,24 @@ async def text_of(runtime: FakeRuntime, tool: str, arguments: dict[str, Any], *,
         ("exec", {"command": "ls", "cwd": ""}, None),
         ("run_code", {"code": ""}, "code is empty."),
         ("run_code", {"code": "1", "language": "cobol"}, "language: input should be 'python', 'bash' or 'javascript'"),
-        ("run_code", {"code": "x" * 200_000, "language": "bash"}, "too long for one call. Write it with write_file"),
+        (
+            "exec",
+            {"command": "x" * 131_072},
+            "command is too long for one call (131,071 bytes at most). Write it to a file",
+        ),
+        ("exec", {"command": "echo \ud800"}, "command is not valid Unicode text"),
+        ("run_code", {"code": "x" * 131_072, "language": "bash"}, "code is too long for one call (131,071 bytes"),
+        (
+            "run_code",
+            {"code": "x" * 500_001},
+            "code is too long for one call (500,000 bytes at most). Write it to a file",
+        ),
         ("read_file", {"path": ""}, "path is empty."),
         ("read_file", {"path": "/a\0b"}, "must not contain a NUL character"),
         ("read_file", {"path": "/a", "offset": 0}, "count lines from 1"),
         ("read_file", {"path": "/a", "limit": -1}, "count lines from 1"),
         ("read_file", {"path": "/missing"}, "/missing does not exist. See what is there with exec"),
-        ("write_file", {"path": "/a", "content": "\ud800"}, "not valid Unicode text"),
+        ("write_file", {"path": "/a", "content": "\ud800"}, "content is not valid Unicode text"),
         ("get_preview_url", {"port": 0}, "0 is not a port. Give a whole number from 1 to 65535."),
         ("get_preview_url", {"port": 70000}, "70000 is not a port."),
     ],
@@ -285,5 +296,5 @@ async def test_an_error_of_the_caller_comes_out_of_open_as_it_is(monkeypatch: py
 
 
 async def test_half_a_surrogate_pair_does_not_reach_an_adapter() -> None:
-    text = await text_of(FakeRuntime(), "read_file", {"path": "/\ud800"}, is_error=True)
+    text = await text_of(FakeRuntime(fails_with=ToolError("\ud800")), "exec", {"command": "x"}, is_error=True)
     assert text.encode().decode() == text
