@@ -75,7 +75,7 @@ class RuntimeApi:
     async def preview(self, request: Request) -> Response:
         """Forward to a port. Open to who knows the sandbox's id, unless the sandbox keeps its previews private."""
         entry = self._running(request)
-        if entry.new.allow_public_traffic is False and not _has_preview_token(request, entry):
+        if entry.new.network.public_previews is False and not _has_preview_token(request, entry):
             message = "Token header 'e2b-traffic-access-token' is missing or wrong"
             raise RequestError(403, message, extra={"sandboxId": entry.sandbox_id})
         return await entry.previews.forward(request, entry.sandbox_id)

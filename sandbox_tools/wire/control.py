@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import quote
 
 from sandbox_tools.wire.envelope import WireError
 from sandbox_tools.wire.files import whole_number
+from sandbox_tools.wire.network import NetworkRules, network_rules_of_create, network_rules_to_json
 
 MAX_TTL_S: Final = 86_400
 """Longest time to live of a sandbox, in seconds (wire contract 2.2, 2.13)."""
@@ -23,6 +24,14 @@ FORBIDDEN_CREATE_FIELDS: Final[Mapping[str, str]] = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class VolumeMount:
+    """A directory that outlives sandboxes, by its name, and its absolute path inside."""
+
+    name: str
+    path: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class NewSandbox:
     """What to create.
 
@@ -31,6 +40,9 @@ class NewSandbox:
         ttl_s: Time to live in seconds, 0..86400; None is the service's default.
         wait_ready: Answer only when the sandbox runs.
         envs: Environment of every process in it. Secret-bearing: not in `repr`.
+        network: What it may reach, and whether its previews are public.
+        auto_pause: Pause it at the end of its time to live; else it is deleted.
+        auto_resume: Resume it, when it is paused, for a call of its runtime.
     """
 
     template: str | None = None
@@ -38,8 +50,10 @@ class NewSandbox:
     wait_ready: bool = True
     metadata: Mapping[str, str] = field(default_factory=dict)
     envs: Mapping[str, str] = field(default_factory=dict, repr=False)
-    allow_internet_access: bool | None = None
-    allow_public_traffic: bool | None = None
+    network: NetworkRules = field(default_factory=NetworkRules)
+    auto_pause: bool = False
+    auto_resume: bool = False
+    volume_mounts: tuple[VolumeMount, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,11 +123,22 @@ def create_request_json(new: NewSandbox) -> dict[str, object]:
         body["metadata"] = dict(new.metadata)
     if new.envs:
         body["envVars"] = dict(new.envs)
-    if new.allow_internet_access is not None:
-        body["allowInternetAccess"] = new.allow_internet_access
-    if new.allow_public_traffic is not None:
-        body["network"] = {"allowPublicTraffic": new.allow_public_traffic}
+    if network := network_rules_to_json(new.network):
+        if (internet := network.pop("allowInternetAccess", None)) is not None:
+            body["allowInternetAccess"] = internet
+        body |= {"network": network} if network else {}
+    if new.auto_pause:
+        body["autoPause"] = True
+    if new.auto_resume:
+        body["autoResume"] = True
+    if new.volume_mounts:
+        body["volumeMounts"] = volume_mounts_to_json(new.volume_mounts)
     return body
+
+
+def volume_mounts_to_json(mounts: Iterable[VolumeMount]) -> list[dict[str, str]]:
+    """Return the `volumeMounts` of a request or a record."""
+    return [{"name": mount.name, "path": mount.path} for mount in mounts]
 
 
 def sandbox_from_json(message: object) -> SandboxInfo:
@@ -171,17 +196,16 @@ def create_request_from_json(message: Mapping[str, object]) -> NewSandbox:
     for name, refusal in FORBIDDEN_CREATE_FIELDS.items():
         if message.get(name) is not None:
             raise WireError(refusal)
-    network = message.get("network")
-    network = network if isinstance(network, dict) else {}
-    internet = message.get("allowInternetAccess")
     return NewSandbox(
         template=_text(message, "templateID") or None,
         ttl_s=None if message.get("timeout") is None else seconds_from_json(message, "timeout", maximum=MAX_TTL_S),
         wait_ready=message.get("waitReady") is True,
         metadata=_text_map(message, "metadata"),
         envs=_environment(message),
-        allow_internet_access=_flag(network.get("allowInternetAccess") if internet is None else internet),
-        allow_public_traffic=_flag(network.get("allowPublicTraffic")),
+        network=network_rules_of_create(message),
+        auto_pause=_flag(message.get("autoPause")) is True,
+        auto_resume=_flag(message.get("autoResume")) is True,
+        volume_mounts=_volume_mounts(message.get("volumeMounts")),
     )
 
 
@@ -224,6 +248,18 @@ def _flag(value: object) -> bool | None:
     if value is not None and not isinstance(value, bool):
         raise WireError("a switch is not true or false")
     return value
+
+
+def _volume_mounts(value: object) -> tuple[VolumeMount, ...]:
+    if value is None:
+        return ()
+    items = value if isinstance(value, list) else [None]
+    mounts = tuple(
+        VolumeMount(name=_text(item, "name"), path=_text(item, "path")) for item in items if isinstance(item, dict)
+    )
+    if len(mounts) != len(items) or not all(mount.name and mount.path for mount in mounts):
+        raise WireError("volumeMounts is not a list of objects with a name and a path")
+    return mounts
 
 
 def _text_map(message: Mapping[str, object], name: str) -> dict[str, str]:

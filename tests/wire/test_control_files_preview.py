@@ -20,6 +20,7 @@ from sandbox_tools.wire.control import (
 )
 from sandbox_tools.wire.envelope import WireError
 from sandbox_tools.wire.files import Entry, entry_from_json, entry_to_json, rest_entry_to_json, whole_number
+from sandbox_tools.wire.network import NetworkRules
 from sandbox_tools.wire.preview import parse_port, preview_url
 
 CREATED = {
@@ -77,8 +78,7 @@ def test_a_create_request_names_only_what_is_set() -> None:
         ttl_s=60,
         metadata={"a": "b"},
         envs={"K": "v"},
-        allow_internet_access=False,
-        allow_public_traffic=False,
+        network=NetworkRules(internet=False, allow_out=("198.51.100.0/24",), public_previews=False),
     )
     assert create_request_json(new) == {
         "waitReady": True,
@@ -87,7 +87,7 @@ def test_a_create_request_names_only_what_is_set() -> None:
         "metadata": {"a": "b"},
         "envVars": {"K": "v"},
         "allowInternetAccess": False,
-        "network": {"allowPublicTraffic": False},
+        "network": {"allowOut": ["198.51.100.0/24"], "allowPublicTraffic": False},
     }
 
 
