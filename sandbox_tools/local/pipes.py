@@ -58,29 +58,37 @@ class Pipe:
         """Return what there is, at least one byte; b"" at the end of the stream.
 
         Always lets other tasks run: a sandbox that always has more must not keep the event loop.
+
+        Raises:
+            ClosedResourceError: It was closed here meanwhile.
         """
         await checkpoint()
         while True:
             try:
-                data = os.read(self.fd, max_bytes)
+                return os.read(self._open_fd(), max_bytes)
             except BlockingIOError:
                 await anyio.wait_readable(self.fd)
-            else:
-                return data
 
     async def write(self, data: bytes) -> None:
         """Write all of `data`.
 
         Raises:
             BrokenPipeError: Nobody in the sandbox reads any more.
+            ClosedResourceError: It was closed here meanwhile.
         """
         await checkpoint()
         view = memoryview(data)
         while view:
             try:
-                view = view[os.write(self.fd, view) :]
+                view = view[os.write(self._open_fd(), view) :]
             except BlockingIOError:
                 await anyio.wait_writable(self.fd)
+
+    def _open_fd(self) -> int:
+        """Checked after every wait: another task may have closed the pipe, and its number may be another file's."""
+        if self.fd < 0:
+            raise anyio.ClosedResourceError
+        return self.fd
 
     def unread_bytes(self) -> int:
         """Return how many bytes wait in the pipe."""

@@ -352,7 +352,8 @@ class TestRun:
         assert (answer["exit_code"], answer["error"]) == (-1, "signal: killed")
 
     def test_input_that_nobody_reads_does_no_harm(self, box: Box) -> None:
-        assert box.run("true", stdin="x" * 900_000).exit_code == 0
+        for _ in range(20):
+            assert box.run("true", stdin="x" * 900_000).exit_code == 0
 
     @pytest.mark.parametrize(
         "body", [{}, {"cmd": " "}, {"cmd": 1}, {"cmd": "x", "args": "y"}, {"cmd": "x\0"}, {"cmd": "x", "env": []}]
@@ -577,7 +578,7 @@ class TestProcess:
         assert total == 200_000
         box.sh("pkill -x sleep")
 
-    def test_a_pty_is_501(self, box: Box) -> None:
+    def test_XX(self, box: Box) -> None:
         answer = box.rpc("process.Process/Start", {"process": {"cmd": "sh"}, "pty": {"size": {"cols": 80, "rows": 24}}})
         assert answer.status_code == 501
 

@@ -99,7 +99,7 @@ def test_an_ordinary_user_gets_the_same(tmp_path: Path) -> None:
         assert box.run("cat", str(tmp_path)).exit_code == 1
         box.sh("mkdir -p a/b; touch a/b/f; chmod 000 a/b a")
         assert box.control.delete(f"/sandboxes/{box.sandbox_id}").status_code == 204
-        assert list((state / "sandboxes").iterdir()) == []
+        assert not (state / "sandboxes" / box.sandbox_id).exists()
 
 
 @pytest.mark.parametrize("prefix", ["/", "/root", "/root/workspace", "/root/workspace/venv", "/etc/python", "/proc"])

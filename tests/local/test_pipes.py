@@ -1,0 +1,52 @@
+"""The host's end of a pipe into a sandbox, when the other end or another task does what it likes."""
+
+from __future__ import annotations
+
+import os
+
+import anyio
+import pytest
+
+from sandbox_tools.local.pipes import Pipe
+
+
+async def test_what_is_written_is_read_and_the_end_is_seen() -> None:
+    with Pipe(reads_here=True) as pipe:
+        os.write(pipe.inner, b"x" * 5)
+        assert pipe.unread_bytes() == 5
+        assert await pipe.read() == b"x" * 5
+        pipe.close_inner()
+        assert await pipe.read() == b""
+
+
+async def test_a_pipe_that_another_task_closed_says_so() -> None:
+    for pipe in (Pipe(reads_here=True), Pipe(reads_here=False)):
+        pipe.close()
+        with pytest.raises(anyio.ClosedResourceError):
+            await pipe.read()
+        with pytest.raises(anyio.ClosedResourceError):
+            await pipe.write(b"x")
+        pipe.close()
+
+
+async def test_closing_wakes_who_waits() -> None:
+    with Pipe(reads_here=True) as pipe, pytest.RaisesGroup(anyio.ClosedResourceError):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(pipe.read)
+            await anyio.wait_all_tasks_blocked()
+            pipe.close()
+
+
+async def test_a_reader_that_left_breaks_the_pipe() -> None:
+    with Pipe(reads_here=False) as pipe:
+        pipe.close_inner()
+        with pytest.raises(BrokenPipeError):
+            await pipe.write(b"x")
+
+
+async def test_nothing_that_is_done_to_the_inner_end_blocks_ours() -> None:
+    with Pipe(reads_here=True) as pipe:
+        os.set_blocking(pipe.inner, True)
+        with anyio.move_on_after(0.05) as waiting:
+            await pipe.read()
+        assert waiting.cancelled_caught
