@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from sandbox_tools.local.isolation import available, report_to_json
+from sandbox_tools.local.isolation import report_to_json
 from sandbox_tools.local.registry import TEMPLATES, Entry, IsolationMissingError, Registry, SandboxLimitError
 from sandbox_tools.local.web import RequestError, json_response, read_body, read_json, same
 from sandbox_tools.wire.control import (
@@ -167,7 +167,7 @@ class ControlPlane:
         return {
             **sandbox_to_json(entry.info),
             **credentials_to_json(credentials),
-            "isolation": report_to_json(available()),
+            "isolation": report_to_json(self._registry.report),
         }
 
 

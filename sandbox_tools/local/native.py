@@ -7,6 +7,7 @@ enough: Python builds made with old kernel headers (uv's) do not have it.
 from __future__ import annotations
 
 import ctypes
+import errno
 import fcntl
 import os
 import socket
@@ -115,10 +116,23 @@ def pidfd_open(pid: int) -> int:
     return _check(_libc.syscall(ctypes.c_long(_NR_PIDFD_OPEN), pid, 0), "pidfd_open")
 
 
+def pid_of(pidfd: int) -> int:
+    """Return the process id of a pidfd.
+
+    Raises:
+        ProcessLookupError: The process is gone.
+    """
+    with open(f"/proc/self/fdinfo/{pidfd}") as file:  # noqa: PTH123 - as above
+        pid = next(int(line.split()[1]) for line in file if line.startswith("Pid:"))
+    if pid <= 0:
+        raise ProcessLookupError(errno.ESRCH, "the process is gone")
+    return pid
+
+
 def pidfd_kill(pidfd: int, number: int) -> None:
     """Send a signal to the process of a pidfd; nothing happens if it is gone."""
     result = _libc.syscall(ctypes.c_long(_NR_PIDFD_SEND_SIGNAL), pidfd, number, None, 0)
-    if result < 0 and ctypes.get_errno() != 3:  # ESRCH
+    if result < 0 and ctypes.get_errno() != errno.ESRCH:
         _check(result, "pidfd_send_signal")
 
 

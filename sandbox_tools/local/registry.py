@@ -17,6 +17,7 @@ from sandbox_tools.local.background import Background
 from sandbox_tools.local.channel import ChannelError
 from sandbox_tools.local.isolation import IsolationReport, probe, unavailable
 from sandbox_tools.local.launcher import Launcher, LaunchError, spare_uid
+from sandbox_tools.local.limits import Limits
 from sandbox_tools.local.pool import Pool, Ready
 from sandbox_tools.local.preview import Previews
 from sandbox_tools.local.sandbox import Sandbox
@@ -88,8 +89,11 @@ class Entry:
 class Registry:
     """All sandboxes."""
 
-    def __init__(self, *, launcher: Launcher, state: State, max_sandboxes: int, background: Background) -> None:
+    def __init__(
+        self, *, launcher: Launcher, state: State, limits: Limits, max_sandboxes: int, background: Background
+    ) -> None:
         self._launcher = launcher
+        self._limits = limits
         self._state = state
         self._background = background
         self._entries: dict[str, Entry] = {}
@@ -100,13 +104,18 @@ class Registry:
         self.max_sandboxes: Final = max_sandboxes
 
     async def isolation(self) -> IsolationReport:
-        """Return the self-test's result; it runs once."""
+        """Return the self-test's result; it runs until it has passed once: a full disk, say, is not for ever."""
         async with self._testing:
-            if self._report is None:
-                self._report = await probe(self._launcher)
+            if self._report is None or self._report.level == "none":
+                self._report = self._limits.report(await probe(self._launcher))
                 if self._report.level != "none":
                     self._pool.fill()
             return self._report
+
+    @property
+    def report(self) -> IsolationReport:
+        """What the self-test said last."""
+        return self._report or unavailable("the self-test has not ended yet")
 
     async def create(self, new: NewSandbox, template_id: str) -> Entry:
         """Start a sandbox.
@@ -180,8 +189,9 @@ class Registry:
         sandbox = None
         try:
             launched = await self._launcher.launch(home.workspace, uid)
+            group = await self._limits.confine(f"{sandbox_id}-{secrets.token_hex(4)}", launched)
             sandbox = Sandbox(launched, background=self._background)
-            self._background.start(sandbox.serve)
+            self._background.start(partial(self._limits.serve, sandbox, group))
             with anyio.fail_after(READY_TIMEOUT_S):
                 await sandbox.channel.wait_until_ready()
         except BaseException as error:

@@ -15,8 +15,10 @@ import uvicorn
 
 from sandbox_tools.local.app import build_app
 from sandbox_tools.local.background import Background
+from sandbox_tools.local.cgroups import Cgroups
 from sandbox_tools.local.launcher import Launcher
 from sandbox_tools.local.layout import host_layout
+from sandbox_tools.local.limits import Limits
 from sandbox_tools.local.registry import Registry
 from sandbox_tools.local.state import State, default_state_directory
 
@@ -50,12 +52,15 @@ async def serve(
     state = State(state_dir or default_state_directory())
     state.prepare()
     launcher = Launcher(host_layout())
+    limits = Limits(Cgroups.open())
     with _listen(port) as listener:
         address = f"127.0.0.1:{listener.getsockname()[1]}"
         try:
             async with anyio.create_task_group() as tasks:
                 background = Background(tasks)
-                registry = Registry(launcher=launcher, state=state, max_sandboxes=max_sandboxes, background=background)
+                registry = Registry(
+                    launcher=launcher, state=state, limits=limits, max_sandboxes=max_sandboxes, background=background
+                )
                 background.start(registry.isolation)  # so that the first create need not wait for it
                 background.start(partial(anyio.to_thread.run_sync, state.remove_abandoned))
                 app = build_app(registry, api_key=api_key, address=address)
@@ -68,6 +73,7 @@ async def serve(
                     tasks.cancel_scope.cancel()
         finally:
             launcher.close()
+            limits.close()
 
 
 async def _run(server: _Server, listener: socket.socket, stop: anyio.Event | None, registry: Registry) -> None:
