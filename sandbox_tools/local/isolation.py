@@ -11,12 +11,22 @@ if TYPE_CHECKING:
     from sandbox_tools.local.launcher import Launcher
 
 IsolationLevel = Literal["namespaces", "none"]
+LauncherKind = Literal["native", "bwrap"]
 
-HARD_LIMITS: Final = ("processes", "open_files", "file_size", "tmp_size", "shm_size")
-"""What a sandbox cannot exceed, however it tries."""
+LAUNCHER_KINDS: Final[tuple[LauncherKind, ...]] = ("native", "bwrap")
+"""In the order of preference: native has more hard limits and is faster; bwrap works where only it is allowed."""
 
-SOFT_LIMITS: Final = ("memory", "cpu", "disk")
-"""Limited for one process (memory: 2 GiB of data each) or not at all; a hard limit needs cgroups."""
+HARD_LIMITS: Final[dict[LauncherKind, tuple[str, ...]]] = {
+    "native": ("processes", "open_files", "file_size", "tmp_size", "tmp_files", "shm_size", "sysv_shm"),
+    "bwrap": ("processes", "open_files", "file_size", "tmp_size", "shm_size"),
+}
+"""What a sandbox cannot exceed, however it tries. bwrap sets the size of a tmpfs, but not its number of files."""
+
+SOFT_LIMITS: Final[dict[LauncherKind, tuple[str, ...]]] = {
+    "native": ("memory", "cpu", "disk"),
+    "bwrap": ("memory", "cpu", "disk", "tmp_files", "sysv_shm"),
+}
+"""Limited for one process (memory: 2 GiB of data each) or not at all; a hard limit of memory and CPU needs cgroups."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,22 +35,27 @@ class IsolationReport:
 
     Attributes:
         level: "namespaces", or "none": then no sandbox is created.
-        launcher: What makes the sandboxes.
+        launcher: What makes the sandboxes; "" when nothing can.
         reason: What failed; "" when nothing did.
         remedy: What to change on this machine; "" when nothing need be.
     """
 
     level: IsolationLevel
-    launcher: str = "native"
+    launcher: str = ""
     reason: str = ""
     remedy: str = ""
     hard_limits: tuple[str, ...] = ()
     soft_limits: tuple[str, ...] = ()
 
 
-def available() -> IsolationReport:
+def available(launcher: LauncherKind = "native") -> IsolationReport:
     """Return the report of a passed self-test."""
-    return IsolationReport(level="namespaces", hard_limits=HARD_LIMITS, soft_limits=SOFT_LIMITS)
+    return IsolationReport(
+        level="namespaces",
+        launcher=launcher,
+        hard_limits=HARD_LIMITS[launcher],
+        soft_limits=SOFT_LIMITS[launcher],
+    )
 
 
 def unavailable(reason: str) -> IsolationReport:

@@ -9,14 +9,15 @@ import secrets
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
 import anyio
 
-from sandbox_tools.local import native
+from sandbox_tools.local import bwrap, native
+from sandbox_tools.local.isolation import LAUNCHER_KINDS, LauncherKind
 from sandbox_tools.local.layout import Layout
 
 LAUNCH_TIMEOUT_S: Final = 15.0
@@ -51,9 +52,16 @@ class Launched:
 
 
 class Launcher:
-    """Owns the zygote. It is started by the first launch, and again if it ended."""
+    """Owns the zygote. It is started by the first launch, and again if it ended.
 
-    def __init__(self, layout: Layout) -> None:
+    Attributes:
+        kinds: What it may launch with, in the order of preference.
+        kind: What it launches with.
+    """
+
+    def __init__(self, layout: Layout, *, kinds: Sequence[LauncherKind] = LAUNCHER_KINDS) -> None:
+        self.kinds: Final = tuple(kinds)
+        self.kind: LauncherKind = self.kinds[0]
         self._layout = layout
         self._zygote: subprocess.Popen[bytes] | None = None
         self._control: socket.socket | None = None
@@ -72,6 +80,12 @@ class Launcher:
         if launched is None:
             raise LaunchError("the launcher did not answer in time")
         return launched
+
+    def use(self, kind: LauncherKind) -> None:
+        """Launch with another kind from now on; ends what was launched with the one before."""
+        if kind != self.kind:
+            self.close()
+            self.kind = kind
 
     def close(self) -> None:
         """End the zygote, and with it every sandbox that it started."""
@@ -115,13 +129,19 @@ class Launcher:
         control = self._control
         if control is None:
             return
-        package = str(Path(__file__).parent.parent)
-        control.send(json.dumps({"package": package, **asdict(self._layout)}).encode())
+        control.send(json.dumps(self._orders()).encode())
         await anyio.wait_readable(control)
         failure = _error_in(control.recv(_MAX_MESSAGE_BYTES) or b'{"error": "the launcher ended"}')
         if failure:
             self.close()
             raise LaunchError(failure)
+
+    def _orders(self) -> dict[str, object]:
+        package = str(Path(__file__).parent.parent)
+        layout = asdict(self._layout)
+        if self.kind == "bwrap":
+            layout["binds"] = (*layout["binds"], (f"{package}/guest", f"{bwrap.GUEST_DIRECTORY}/guest"))
+        return {"package": package, "kind": self.kind, "python": _interpreter(), **layout}
 
 
 def _interpreter() -> str:

@@ -40,8 +40,8 @@ _DEVICE_LINKS: Final = {
     "ptmx": "pts/ptmx",
 }
 
-_MASKED: Final = ("keys", "key-users", "timer_list", "kallsyms", "config.gz", "cmdline", "interrupts", "sched_debug")
-_READ_ONLY: Final = ("sys", "sysrq-trigger", "irq", "bus", "fs")
+MASKED: Final = ("keys", "key-users", "timer_list", "kallsyms", "config.gz", "cmdline", "interrupts", "sched_debug")
+READ_ONLY: Final = ("sys", "sysrq-trigger", "irq", "bus", "fs")
 
 _SYSCTLS: Final = {
     "kernel/pid_max": "1024",  # per pid namespace since Linux 6.14; a second belt to RLIMIT_NPROC
@@ -91,6 +91,7 @@ def stage(binds: list[list[str]], directory: str) -> list[list[str]]:
     """
     native.mount(None, "/", flags=MS_REC | MS_SLAVE)
     native.mount("tmpfs", directory, kind="tmpfs", flags=_SECURE, data="size=1m,mode=755")
+    os.mkdir(f"{directory}/workspace")
     places = [f"{directory}/{index}" for index in range(len(binds))]
     _bind_read_only([(source, place) for (source, _), place in zip(binds, places, strict=True)])
     return [[place, target] for (_, target), place in zip(binds, places, strict=True)]
@@ -115,10 +116,10 @@ def _mount_own() -> None:
 def _limit_and_mask_proc() -> None:
     for name, value in _SYSCTLS.items():
         _try_write(f"/proc/sys/{name}", value)
-    for name in _MASKED:
+    for name in MASKED:
         if os.path.exists(f"/proc/{name}"):
             native.mount("/dev/null", f"/proc/{name}", flags=MS_BIND)
-    for name in _READ_ONLY:
+    for name in READ_ONLY:
         if os.path.exists(f"/proc/{name}"):
             native.mount(f"/proc/{name}", f"/proc/{name}", flags=MS_BIND)
             _remount(f"/proc/{name}", _SECURE | MS_NOEXEC | MS_RDONLY)

@@ -111,6 +111,11 @@ def drop_capabilities() -> None:
     _check(_libc.capset(header, struct.pack("=6I", *[0] * 6)), "capset")
 
 
+def memfd_create() -> int:
+    """Return a new file in memory, which programs that are started do not inherit."""
+    return _check(_libc.memfd_create(b"sandbox-tools", 1), "memfd_create")
+
+
 def pidfd_open(pid: int) -> int:
     """Return a descriptor of a process; it becomes readable when the process is gone."""
     return _check(_libc.syscall(ctypes.c_long(_NR_PIDFD_OPEN), pid, 0), "pidfd_open")

@@ -30,24 +30,39 @@ TIMEOUT_S: Final = 20.0
 
 async def run(launcher: Launcher | None) -> IsolationReport:
     """Test this machine; see `isolation.probe`."""
+    if launcher is not None:
+        return await _choose(launcher)
+    try:
+        own = Launcher(host_layout())
+    except ConfigurationError as error:
+        return unavailable(str(error))
+    try:
+        return await _choose(own)
+    finally:
+        own.close()
+
+
+async def _choose(launcher: Launcher) -> IsolationReport:
+    """Let it use the first kind that passes."""
+    reasons: list[str] = []
+    for kind in launcher.kinds:
+        launcher.use(kind)
+        reason = await _reason(launcher)
+        if not reason:
+            return available(kind)
+        reasons.append(f"{kind}: {reason}")
+    return unavailable("; ".join(reasons))
+
+
+async def _reason(launcher: Launcher) -> str:
+    """Return what is wrong with the kind in use, or ""."""
     reason = "the self-test did not end in time"
     with anyio.move_on_after(TIMEOUT_S):
         try:
-            reason = await _reason(launcher)
-        except (LaunchError, ConfigurationError, OSError) as error:
+            reason = await _launch_canary(launcher)
+        except (LaunchError, OSError) as error:
             reason = str(error)
-    return unavailable(reason) if reason else available()
-
-
-async def _reason(launcher: Launcher | None) -> str:
-    """Return what is wrong, or ""."""
-    if launcher is not None:
-        return await _launch_canary(launcher)
-    own = Launcher(host_layout())
-    try:
-        return await _launch_canary(own)
-    finally:
-        own.close()
+    return reason
 
 
 async def _launch_canary(launcher: Launcher) -> str:

@@ -8,6 +8,7 @@ pidfd of PID 1, then end-of-file, or the step that failed). Ends when the server
 from __future__ import annotations
 
 import array
+import errno
 import fcntl
 import gc
 import json
@@ -18,7 +19,7 @@ import socket
 from typing import Any, Final, NoReturn
 
 from sandbox_tools.guest import agent, limits
-from sandbox_tools.local import mounts, native, seccomp
+from sandbox_tools.local import bwrap, mounts, native, seccomp
 
 STAGING_DIRECTORY: Final = "/sys"
 """In the zygote's own mount namespace. Nothing of the real one is needed; no workspace or Python lies below it."""
@@ -64,6 +65,8 @@ def main(control: socket.socket, layout: dict[str, Any]) -> None:
 
 def _prepare(layout: dict[str, Any]) -> bytes:
     code = seccomp.program(seccomp.machine())
+    if layout["kind"] == "bwrap" and not os.access(bwrap.PROGRAM, os.X_OK):
+        raise FileNotFoundError(errno.ENOENT, bwrap.PROGRAM)
     native.prctl(native.PR_SET_CHILD_SUBREAPER, 1)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     if os.getuid() == 0:
@@ -78,6 +81,8 @@ def _launch(
     """In the first child: enter the namespaces, fork PID 1, report it, and go."""
     try:
         os.chdir(request["workspace"])
+        if layout["kind"] == "bwrap":
+            _become_bwrap(request, layout, code, agent_fd=agent_fd, outcome=outcome)
         _become(request["uid"])
         _enter_namespaces()
         launcher_pidfd = native.pidfd_open(os.getpid())
@@ -89,6 +94,16 @@ def _launch(
     except OSError as error:
         outcome.send(_failure(error))
     os._exit(0)
+
+
+def _become_bwrap(
+    request: dict[str, Any], layout: dict[str, Any], code: bytes, *, agent_fd: int, outcome: socket.socket
+) -> NoReturn:
+    workspace = request["workspace"]
+    if request["uid"] is not None:
+        workspace = bwrap.stage_workspace(f"{STAGING_DIRECTORY}/workspace")
+    _become(request["uid"])
+    bwrap.become(layout, code, workspace, agent_fd=agent_fd, outcome=outcome)
 
 
 def _become(uid: int | None) -> None:

@@ -48,7 +48,8 @@ print(json.dumps(dataclasses.asdict(anyio.run(probe))))
 """
     command = [sys.executable, "-c", DENIED, str(ROOT), sys.executable, "-c", program]
     denied = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
-    assert (denied["level"], denied["reason"]) == ("none", "unshare: Operation not permitted")
+    assert denied["level"] == "none"
+    assert denied["reason"].startswith("native: unshare: Operation not permitted; bwrap: ")
     assert denied["remedy"]
     assert denied["hard_limits"] == []
     allowed = json.loads(subprocess.run(command[-3:], capture_output=True, check=True).stdout)
