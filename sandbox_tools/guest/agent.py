@@ -9,7 +9,7 @@ object, in pieces of which each starts with "+" (more follows) or "." (last), de
     resize   the terminal of an exec                -> {"id"} or {"id", "error"}
     signal   to the process group of an exec        -> {"id"} or {"id", "error"}
     connect  to a TCP port inside                   -> {"id"} with a socket that is still connecting, or {"id", "error"}
-    listen   on a TCP port inside                   -> {"id"} with a listening socket, or {"id", "error"}
+    socket   of TCP, for the host to listen inside  -> {"id"} with a new socket, or {"id", "error"}
     task     file work in a child of its own (guest/files.py), which answers on a pipe: no answer here
 """
 
@@ -98,7 +98,7 @@ class Agent:
             "exec": self._exec,
             "signal": self._signal,
             "connect": self._connect,
-            "listen": self._listen,
+            "socket": self._socket,
             "task": self._task,
         }
         try:
@@ -192,13 +192,10 @@ class Agent:
                 raise OSError(code, "connect")
             self._send({"id": request["id"]}, connection.fileno())
 
-    def _listen(self, request: dict[str, Any], _: list[int]) -> None:
-        """Hand out a listening socket; the host serves it, and nothing of it stays here."""
-        with socket.socket() as listener:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.bind(("127.0.0.1", request["port"]))
-            listener.listen(64)
-            self._send({"id": request["id"]}, listener.fileno())
+    def _socket(self, request: dict[str, Any], _: list[int]) -> None:
+        """Hand out a socket of this network, on which the host may listen; nothing of it stays here."""
+        with socket.socket() as new:
+            self._send({"id": request["id"]}, new.fileno())
 
     def _task(self, request: dict[str, Any], fds: list[int]) -> None:
         try:

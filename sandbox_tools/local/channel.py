@@ -17,17 +17,14 @@ from typing import Final
 import anyio
 
 from sandbox_tools.guest.agent import PIECE_BYTES
+from sandbox_tools.local.descriptors import adopt_connection, adopt_new_socket
 
 MAX_MESSAGE_BYTES: Final = 65_536
 
 ANSWER_TIMEOUT_S: Final = 10.0
 """The agent answers each request at once; a silent one is broken, and its sandbox is ended."""
 
-PROXY_PORT: Final = 3128
-"""Where the egress proxy listens inside a sandbox, on 127.0.0.1."""
-
 _MAX_FDS: Final = 8
-_SO_NETNS_COOKIE: Final = 71
 
 
 class ChannelError(Exception):
@@ -90,78 +87,10 @@ def _whole(fields: Mapping[str, object], name: str, low: int, high: int) -> int 
     return value
 
 
-def adopt_connection(fd: int) -> socket.socket:
-    """Make a socket of a descriptor that came for a `connect`, and own it; it is non-blocking.
-
-    Raises:
-        ChannelError: It is no TCP connection; it has been closed.
-    """
-    try:
-        connection = socket.socket(fileno=fd)
-    except OSError:
-        os.close(fd)
-    else:
-        if _is_tcp_connection(connection):
-            connection.setblocking(False)
-            return connection
-        connection.close()
-    raise ChannelError("a descriptor is not a TCP connection")
-
-
-def adopt_listener(fd: int) -> socket.socket:
-    """Make a socket of a descriptor that came for a `listen`, and own it; it is non-blocking.
-
-    Raises:
-        ChannelError: It does not listen on `PROXY_PORT` of a loopback that is not ours; it has been closed.
-    """
-    try:
-        listener = socket.socket(fileno=fd)
-    except OSError:
-        os.close(fd)
-    else:
-        if _is_proxy_listener(listener):
-            listener.setblocking(False)
-            return listener
-        listener.close()
-    raise ChannelError("a descriptor is not the listener that was asked for")
-
-
-def _is_proxy_listener(listener: socket.socket) -> bool:
-    try:
-        domain = listener.getsockopt(socket.SOL_SOCKET, socket.SO_DOMAIN)
-        protocol = listener.getsockopt(socket.SOL_SOCKET, socket.SO_PROTOCOL)
-        listens = listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
-    except OSError:
-        return False
-    if domain != socket.AF_INET or protocol != socket.IPPROTO_TCP or not listens:
-        return False
-    return listener.getsockname() == ("127.0.0.1", PROXY_PORT) and not _is_in_our_network(listener)
-
-
-def _is_in_our_network(other: socket.socket) -> bool:
-    """Whether both are in one network namespace; kernels before 5.14 cannot tell."""
-    with socket.socket() as ours:
-        try:
-            cookies = [end.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8) for end in (ours, other)]
-        except OSError:
-            return False
-    return cookies[0] == cookies[1]
-
-
-def _is_tcp_connection(connection: socket.socket) -> bool:
-    try:
-        domain = connection.getsockopt(socket.SOL_SOCKET, socket.SO_DOMAIN)
-        protocol = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PROTOCOL)
-        listens = connection.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
-    except OSError:
-        return False
-    return domain in (socket.AF_INET, socket.AF_INET6) and protocol == socket.IPPROTO_TCP and not listens
-
-
 @dataclass(slots=True)
 class _Waiting:
     done: anyio.Event = field(default_factory=anyio.Event)
-    adopt: Callable[[int], socket.socket] | None = None  # takes the descriptor that the answer brings
+    adopt: Callable[[int], socket.socket | None] | None = None  # takes the descriptor that the answer brings
     message: Message | None = None
     adopted: socket.socket | None = None
 
@@ -227,14 +156,16 @@ class Channel:
         """
         return await self._ask_for_socket("connect", fields, adopt_connection)
 
-    async def listen(self) -> socket.socket:
-        """Ask the agent for a socket that listens on `PROXY_PORT` inside; it is checked, and the caller's to close.
+    async def new_socket(self) -> socket.socket:
+        """Ask the agent for an unused TCP socket of the sandbox's own network; the caller's to close.
+
+        To be asked before any code of a user runs: who kept a copy of it could make it block.
 
         Raises:
-            AgentError: It could not do it: something else listens there.
+            AgentError: It could not do it.
             ChannelError: The sandbox is gone, or does not answer.
         """
-        return await self._ask_for_socket("listen", {"port": PROXY_PORT}, adopt_listener)
+        return await self._ask_for_socket("socket", {}, adopt_new_socket)
 
     async def post(self, operation: str, fields: Mapping[str, object], fds: Sequence[int]) -> None:
         """Send a request that is answered on one of the pipes.
@@ -255,7 +186,7 @@ class Channel:
             self._control.close()
 
     async def _ask_for_socket(
-        self, operation: str, fields: Mapping[str, object], adopt: Callable[[int], socket.socket]
+        self, operation: str, fields: Mapping[str, object], adopt: Callable[[int], socket.socket | None]
     ) -> socket.socket:
         _, adopted = await self._ask(_Waiting(adopt=adopt), operation, fields, ())
         if adopted is None:
@@ -339,6 +270,8 @@ class Channel:
             raise ChannelError("an answer to nothing, or with a descriptor that was not asked for")
         if fds and waiting.adopt is not None:
             waiting.adopted = waiting.adopt(fds.pop())
+            if waiting.adopted is None:
+                raise ChannelError("a descriptor is not what was asked for")
         if message.pid is not None:
             self._processes.add(message.request)
         waiting.message = message
