@@ -22,6 +22,7 @@ import os
 import select
 import signal
 import socket
+from contextlib import suppress
 from typing import Any, NoReturn
 
 from sandbox_tools.guest import files, terminal
@@ -44,9 +45,9 @@ class _Terminal:
 
     def __init__(self, master: int, relay: int, ended: int) -> None:
         self.master = master
-        self.relay: int | None = relay
-        self.ended = ended
-        self.exit: int | None = None
+        self.relay = relay
+        self.ended = ended  # a pipe that tells the relay of the end of the program
+        self.exit_code: int | None = None
 
 
 class Agent:
@@ -57,6 +58,7 @@ class Agent:
         self._ids: dict[int, int] = {}  # pid of a running exec -> its request
         self._groups: dict[int, int] = {}  # request -> process group; may outlive the exec's main process
         self._terminals: dict[int, _Terminal] = {}  # by request
+        self._relays: dict[int, int] = {}  # pid of a relay -> its request
         self._pieces = b""
 
     def run(self) -> None:
@@ -98,7 +100,8 @@ class Agent:
             "exec": self._exec,
             "signal": self._signal,
             "connect": self._connect,
-            "socket": self._socket,
+            "listen": self._listen,
+            "resize": self._resize,
             "task": self._task,
         }
         try:
@@ -109,16 +112,23 @@ class Agent:
             self._send({"id": request["id"], "error": errno.EINVAL})
 
     def _exec(self, request: dict[str, Any], fds: list[int]) -> None:
-        cwd = os.open(request["cwd"], os.O_PATH | os.O_DIRECTORY)
+        opened = [os.open(request["cwd"], os.O_PATH | os.O_DIRECTORY)]
         # A signal for the program may come before the child has the program's dispositions: it must wait, not be lost.
         signal.pthread_sigmask(signal.SIG_BLOCK, _DEFAULT_AGAIN)
         try:
+            if request.get("pty"):
+                opened.append(self._open_terminal(request, fds))
+                fds = [opened[1]] * 3
             pid = os.fork()
             if pid == 0:
-                _become_program(request, cwd, fds)
+                _become_program(request, opened[0], fds)
+        except OSError:
+            self._close_terminal(request["id"])
+            raise
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _DEFAULT_AGAIN)
-            os.close(cwd)
+            for fd in opened:
+                os.close(fd)
         self._forget_ended_groups(pid)
         self._ids[pid] = request["id"]
         self._groups[request["id"]] = pid
@@ -138,13 +148,15 @@ class Agent:
             self._become_relay(master, pipes, ended_read)
         os.close(ended_read)
         self._terminals[request["id"]] = _Terminal(master, relay, ended_write)
+        self._relays[relay] = request["id"]
         return program_end
 
     def _become_relay(self, master: int, pipes: list[int], ended: int) -> NoReturn:
         try:
             signal.set_wakeup_fd(-1)
-            kept = [os.dup2(fd, 3 + index) for index, fd in enumerate(os.dup(fd) for fd in (master, *pipes, ended))]
-            terminal.relay(*kept)
+            _close_all_but([2, master, *pipes, ended])
+            typed, shown = pipes
+            terminal.relay(master, typed, shown, ended)
         finally:
             os._exit(0)
 
@@ -156,9 +168,10 @@ class Agent:
         self._send({"id": request["id"]})
 
     def _close_terminal(self, request: int) -> None:
-        """Hang up: what still has it open sees its end."""
+        """Hang up: what still has the terminal open sees its end, and so does its relay."""
         found = self._terminals.pop(request, None)
         if found is not None:
+            self._relays.pop(found.relay, None)
             os.close(found.master)
             os.close(found.ended)
 
@@ -219,11 +232,36 @@ class Agent:
                 return
             request = self._ids.pop(pid, None)
             if request is not None:
-                self._send({"id": request, "exit": os.waitstatus_to_exitcode(status)})
+                self._note_exit(request, os.waitstatus_to_exitcode(status))
+            elif pid in self._relays:
+                self._note_relay_end(self._relays[pid])
+
+    def _note_exit(self, request: int, code: int) -> None:
+        """Tell the host; of a program with a terminal when its relay has carried all output."""
+        found = self._terminals.get(request)
+        if found is None:
+            self._send({"id": request, "exit": code})
+        else:
+            found.exit_code = code
+            with suppress(BrokenPipeError):  # the relay is gone, too, and will be collected next
+                os.write(found.ended, b".")
+
+    def _note_relay_end(self, request: int) -> None:
+        code = self._terminals[request].exit_code
+        self._close_terminal(request)
+        if code is not None:
+            self._send({"id": request, "exit": code})
 
     def _send(self, message: dict[str, Any], fd: int | None = None) -> None:
         rights = [] if fd is None else [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd]))]
         self._control.sendmsg([json.dumps(message).encode()], rights)
+
+
+def _close_all_but(kept: list[int]) -> None:
+    start = 0
+    for fd in [*sorted(kept), 4096]:
+        os.closerange(start, fd)
+        start = fd + 1
 
 
 def _has_members(group: int) -> bool:
@@ -244,6 +282,8 @@ def _become_program(request: dict[str, Any], cwd: int, fds: list[int]) -> NoRetu
         for fd, source in enumerate(stdio):
             os.dup2(source, fd)
         os.closerange(3, 4096)
+        if request.get("pty"):
+            terminal.take_control(0)
         for number in _DEFAULT_AGAIN:
             signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _DEFAULT_AGAIN)

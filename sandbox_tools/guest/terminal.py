@@ -12,6 +12,10 @@ import select
 import struct
 import termios
 
+_TIOCSPTLCK = 0x4004_5431
+_TIOCGPTN = 0x8004_5430
+"""Not in every `termios`; the same numbers on x86_64 and aarch64."""
+
 _PIECE_BYTES = 65_536
 _MAX_DRAINED_BYTES = 1 << 20
 """Carried after the end of the program. What it wrote is less; a job that it left behind may write for ever."""
@@ -24,8 +28,8 @@ def open_pair(cols: int, rows: int) -> tuple[int, int]:
     """
     master = os.open("/dev/ptmx", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
     try:
-        fcntl.ioctl(master, termios.TIOCSPTLCK, struct.pack("i", 0))
-        number = struct.unpack("i", fcntl.ioctl(master, termios.TIOCGPTN, struct.pack("i", 0)))[0]
+        fcntl.ioctl(master, _TIOCSPTLCK, struct.pack("i", 0))
+        number = struct.unpack("i", fcntl.ioctl(master, _TIOCGPTN, struct.pack("i", 0)))[0]
         resize(master, cols, rows)
         return master, os.open(f"/dev/pts/{number}", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
     except BaseException:
@@ -49,7 +53,7 @@ def relay(master: int, typed: int, shown: int, ended: int) -> None:
     Args:
         typed: A pipe of what the user types.
         shown: A pipe for what the program shows.
-        ended: A pipe whose other end is closed when the program has ended.
+        ended: A pipe that gets a byte when the program has ended.
     """
     for fd in (master, typed, shown):
         os.set_blocking(fd, False)
@@ -58,7 +62,7 @@ def relay(master: int, typed: int, shown: int, ended: int) -> None:
     while to_host.open and left > 0:
         poll = select.poll()
         if not over:
-            poll.register(ended, 0)  # its end is always reported
+            poll.register(ended, select.POLLIN)
         for fd, events in _wanted(to_host, to_program).items():
             poll.register(fd, events)
         over |= any(fd == ended for fd, _ in poll.poll(0 if over and not to_host.held else None))

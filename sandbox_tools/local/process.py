@@ -39,7 +39,7 @@ class HeadRoom(Protocol):
 class Output:
     """One output stream: reads the pipe to its end, whether anybody listens or not."""
 
-    def __init__(self, name: Literal["stdout", "stderr"], pipe: Pipe, room: HeadRoom) -> None:
+    def __init__(self, name: Literal["stdout", "stderr", "pty"], pipe: Pipe, room: HeadRoom) -> None:
         self.name: Final = name
         self.head = bytearray()
         self.ended = anyio.Event()
@@ -91,13 +91,14 @@ class Process:
         request: The agent's name for it.
         pid: Its process id, and its process group's, inside the sandbox.
         cmd_id: SeaCloud's name for it, for GetResult.
+        stderr: None for a process with a PTY, which has one output (`stdout`).
         ended: How it ended, once its output has been delivered.
         exited: Set when the program itself is gone.
         timed_out: Whether it was ended for its timeout.
     """
 
     def __init__(
-        self, *, request: int, pid: int, command: Command, stdout: Output, stderr: Output, stdin: Pipe | None
+        self, *, request: int, pid: int, command: Command, stdout: Output, stderr: Output | None, stdin: Pipe | None
     ) -> None:
         self.request: Final = request
         self.pid: Final = pid
@@ -105,6 +106,7 @@ class Process:
         self.command: Final = command
         self.stdout: Final = stdout
         self.stderr: Final = stderr
+        self.outputs: Final = (stdout,) if stderr is None else (stdout, stderr)
         self.started_at_unix: Final = int(time.time())
         self.exited = anyio.Event()
         self.ended: Ended | None = None
@@ -143,16 +145,16 @@ class Process:
     def note_exit(self, code: int) -> None:
         """The program ended with an exit code, or by signal `-code`."""
         self._exit = Ended(code, True, f"exit status {code}") if code >= 0 else Ended(-1, False, _signal_status(-code))
-        self.stdout.note_exit()
-        self.stderr.note_exit()
+        for output in self.outputs:
+            output.note_exit()
         self.exited.set()
 
     async def run(self) -> None:
         """Carry the output and tell the subscribers of the end. Goes on reading while anything holds the pipes:
         a background child must not get SIGPIPE."""
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(self.stdout.pump, self)
-            tasks.start_soon(self.stderr.pump, self)
+            for output in self.outputs:
+                tasks.start_soon(output.pump, self)
             tasks.start_soon(self._finish)
 
     async def write_input(self, data: bytes) -> None:
@@ -178,11 +180,11 @@ class Process:
     async def _finish(self) -> None:
         await self.exited.wait()
         self.close_input()
-        await self.stdout.caught_up.wait()
-        await self.stderr.caught_up.wait()
+        for output in self.outputs:
+            await output.caught_up.wait()
         with anyio.move_on_after(LINGER_S):
-            await self.stdout.ended.wait()
-            await self.stderr.ended.wait()
+            for output in self.outputs:
+                await output.ended.wait()
         self.ended = self._exit or Ended(-1, False, "signal: killed")
         await self.publish(self.ended)
         for subscriber in list(self._subscribers):

@@ -32,6 +32,8 @@ _ROUTES: dict[tuple[str, str], Handler] = {
     ("POST", "/process.Process/List"): runtime_process.list_processes,
     ("POST", "/process.Process/SendInput"): runtime_process.send_input,
     ("POST", "/process.Process/SendSignal"): runtime_process.send_signal,
+    ("POST", "/process.Process/StreamInput"): runtime_process.stream_input,
+    ("POST", "/process.Process/Update"): runtime_process.update,
     ("POST", "/process.Process/CloseStdin"): runtime_process.close_stdin,
     ("POST", "/process.Process/GetResult"): runtime_process.get_result,
     ("POST", "/filesystem.Filesystem/Stat"): runtime_files.stat,

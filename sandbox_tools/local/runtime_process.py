@@ -16,7 +16,16 @@ from starlette.responses import Response
 from sandbox_tools.local.channel import AgentError
 from sandbox_tools.local.process import Process
 from sandbox_tools.local.sandbox import Sandbox, TooManyProcessesError
-from sandbox_tools.local.web import OwningResponse, RequestError, json_response, read_body, read_json
+from sandbox_tools.local.web import (
+    MAX_JSON_BYTES,
+    MAX_UPLOAD_BYTES,
+    OwningResponse,
+    RequestError,
+    body_chunks,
+    json_response,
+    read_body,
+    read_json,
+)
 from sandbox_tools.wire.envelope import (
     END_STREAM,
     FrameDecoder,
@@ -38,6 +47,7 @@ from sandbox_tools.wire.process import (
     selector_from_json,
     signal_from_json,
     start_request_from_json,
+    terminal_size_from_json,
 )
 
 KEEPALIVE_S: Final = 5.0
@@ -51,10 +61,7 @@ _STREAM_TYPE: Final = "application/connect+json"
 
 async def start(request: Request, sandbox: Sandbox) -> Response:
     """Start a process and stream its events. Dropping the stream does not end the process."""
-    message = _message(await read_body(request))
-    if message.get("pty") is not None:
-        raise RequestError(501, "pty is not supported")
-    process = await _start(sandbox, start_request_from_json(message))
+    process = await _start(sandbox, start_request_from_json(_message(await read_body(request))))
     return _event_stream(process)
 
 
@@ -69,18 +76,42 @@ async def list_processes(_: Request, sandbox: Sandbox) -> Response:
 
 async def send_input(request: Request, sandbox: Sandbox) -> Response:
     message = await read_json(request)
-    process, data = _find_running(sandbox, message), input_from_json(message)
-    try:
-        await process.write_input(data)
-    except BrokenPipeError:
-        pass
-    else:
-        return json_response({})
-    raise RequestError(400, "the standard input of this process is closed")
+    await _write(_find_running(sandbox, message), message)
+    return json_response({})
+
+
+async def stream_input(request: Request, sandbox: Sandbox) -> Response:
+    """Write what comes in envelopes: first which process, then its input, as it comes."""
+    process, decoder = None, FrameDecoder(max_frame_bytes=MAX_JSON_BYTES)
+    async for chunk in body_chunks(request, MAX_UPLOAD_BYTES):
+        for frame in decoder.feed(chunk):
+            message = parse_json_object(frame.payload, what="a message") if frame.payload else {}
+            if isinstance(start := message.get("start"), dict):
+                process = _find_running(sandbox, start)
+            elif isinstance(data := message.get("data"), dict):
+                if process is None:
+                    raise RequestError(400, "the first message must be a start")
+                await _write(process, data)
+    decoder.close()
+    if process is None:
+        raise RequestError(400, "the first message must be a start")
+    return Response(encode_json_frame({}) + encode_json_frame({}, flags=END_STREAM), media_type=_STREAM_TYPE)
 
 
 async def close_stdin(request: Request, sandbox: Sandbox) -> Response:
-    _find_running(sandbox, await read_json(request)).close_input()
+    process = _find_running(sandbox, await read_json(request))
+    if process.command.pty:
+        raise RequestError(400, "a pty has no end of input: send the byte 4 (Ctrl-D)")
+    process.close_input()
+    return json_response({})
+
+
+async def update(request: Request, sandbox: Sandbox) -> Response:
+    """Change the size of a PTY."""
+    message = await read_json(request)
+    process = _find_running(sandbox, message)
+    if message.get("pty") is not None and not await sandbox.resize(process, terminal_size_from_json(message)):
+        raise RequestError(400, "this process has no pty")
     return json_response({})
 
 
@@ -105,7 +136,7 @@ async def get_result(request: Request, sandbox: Sandbox) -> Response:
         {
             "exitCode": process.ended.exit_code,
             "stdout": process.stdout.head.decode("utf-8", "replace"),
-            "stderr": process.stderr.head.decode("utf-8", "replace"),
+            "stderr": "" if process.stderr is None else process.stderr.head.decode("utf-8", "replace"),
             "startedAtUnix": process.started_at_unix,
         }
     )
@@ -165,6 +196,17 @@ async def _feed(process: Process, data: bytes) -> None:
     except BrokenPipeError:
         return
     process.close_input()
+
+
+async def _write(process: Process, message: dict[str, object]) -> None:
+    data = input_from_json(message, pty=process.command.pty is not None)
+    try:
+        await process.write_input(data)
+    except BrokenPipeError:
+        pass
+    else:
+        return
+    raise RequestError(400, "the standard input of this process is closed")
 
 
 async def _start(sandbox: Sandbox, command: Command) -> Process:

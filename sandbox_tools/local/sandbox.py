@@ -22,7 +22,7 @@ from sandbox_tools.local.layout import environment
 from sandbox_tools.local.pipes import Pipe
 from sandbox_tools.local.process import Output, Process
 from sandbox_tools.wire.files import DEFAULT_WORKSPACE
-from sandbox_tools.wire.process import Command
+from sandbox_tools.wire.process import Command, TerminalSize
 
 MAX_PROCESSES: Final = 64
 """Processes that run, or whose children still hold their pipes. Each costs three descriptors of the server."""
@@ -137,6 +137,20 @@ class Sandbox:
         Raises:
             ConnectionRefusedError: Nothing listens there.
             ChannelError: The sandbox is gone.
+    async def resize(self, process: Process, size: TerminalSize) -> bool:
+        """Change the size of a process's terminal; return whether it has one.
+
+        Raises:
+            ChannelError: The sandbox is gone.
+        """
+        try:
+            await self.channel.request("resize", {"exec": process.request, "cols": size.cols, "rows": size.rows})
+        except AgentError as error:
+            if error.number == errno.ESRCH:
+                return False
+            raise
+        return True
+
         """
         for v6 in (False, True):
             try:
@@ -159,20 +173,22 @@ class Sandbox:
         """Lend memory for the head of an output (`process.HeadRoom`)."""
         while self._heads_bytes + wanted > MAX_HEADS_BYTES and self._results:
             _, oldest = self._results.popitem(last=False)
-            self._heads_bytes -= len(oldest.stdout.head) + len(oldest.stderr.head)
+            self._heads_bytes -= sum(len(output.head) for output in oldest.outputs)
         granted = min(wanted, MAX_HEADS_BYTES - self._heads_bytes)
         self._heads_bytes += granted
         return granted
 
     async def _start(self, command: Command) -> Process:
-        stdout, stderr = Pipe(reads_here=True), Pipe(reads_here=True)
-        stdin = Pipe(reads_here=False) if command.stdin else None
+        size = command.pty
+        stdout, stderr = Pipe(reads_here=True), None if size else Pipe(reads_here=True)
+        stdin = Pipe(reads_here=False) if command.stdin or size else None
         pipes = [pipe for pipe in (stdin, stdout, stderr) if pipe is not None]
         fields = {
             "argv": [command.cmd, *command.args],
-            "env": {**self._envs, **command.envs},
+            "env": {**self._envs, **({"TERM": "xterm-256color"} if size else {}), **command.envs},
             "cwd": _absolute(command.cwd),
-            "stdin": command.stdin,
+            "stdin": stdin is not None,
+            "pty": [size.cols, size.rows] if size else None,
         }
         try:
             message = await self.channel.request("exec", fields, [pipe.inner for pipe in pipes])
@@ -186,8 +202,8 @@ class Sandbox:
             request=message.request,
             pid=message.pid or 0,
             command=command,
-            stdout=Output("stdout", stdout, self),
-            stderr=Output("stderr", stderr, self),
+            stdout=Output("pty" if size else "stdout", stdout, self),
+            stderr=None if stderr is None else Output("stderr", stderr, self),
             stdin=stdin,
         )
 

@@ -7,7 +7,7 @@ import binascii
 import re
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
 from sandbox_tools.wire.envelope import WireError
@@ -16,8 +16,25 @@ from sandbox_tools.wire.files import whole_number
 StreamName = Literal["stdout", "stderr", "pty"]
 SignalName = Literal["SIGNAL_SIGTERM", "SIGNAL_SIGKILL", "SIGNAL_SIGINT"]
 
-SIGNALS: Final[Mapping[str, int]] = {"SIGNAL_SIGTERM": 15, "SIGNAL_SIGKILL": 9, "SIGNAL_SIGINT": 2}
-"""Wire name -> POSIX number. Only TERM and KILL are documented; INT is ours, used by the local sandbox."""
+SIGNALS: Final[Mapping[str, int]] = {
+    "SIGNAL_SIGTERM": 15,
+    "SIGNAL_SIGKILL": 9,
+    "SIGNAL_SIGINT": 2,
+    "SIGNAL_SIGHUP": 1,
+}
+"""Wire name -> POSIX number. Only TERM and KILL are documented; INT and HUP are known to the local sandbox."""
+
+
+@dataclass(frozen=True, slots=True)
+class TerminalSize:
+    """Of a PTY, in characters."""
+
+    cols: int
+    rows: int
+
+
+DEFAULT_TERMINAL: Final = TerminalSize(80, 24)
+_MAX_TERMINAL: Final = 65_535  # the kernel keeps 16 bits
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +48,7 @@ class Command:
         timeout_ms: The server ends the process after this many milliseconds; None is no limit.
         stdin: Whether the process gets a pipe to read; else it reads end-of-file.
         tag: A name by which the process can be selected instead of its pid.
+        pty: The size of the terminal that the process gets instead of three pipes; None is no terminal.
     """
 
     cmd: str
@@ -40,6 +58,7 @@ class Command:
     timeout_ms: int | None = None
     stdin: bool = False
     tag: str | None = None
+    pty: TerminalSize | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +113,8 @@ def start_request_json(command: Command) -> dict[str, object]:
         body["timeoutMs"] = command.timeout_ms
     if command.tag is not None:
         body["tag"] = command.tag
+    if command.pty is not None:
+        body["pty"] = {"size": {"cols": command.pty.cols, "rows": command.pty.rows}}
     return body
 
 
@@ -107,7 +128,27 @@ def start_request_from_json(message: Mapping[str, object]) -> Command:
     if not isinstance(process, dict):
         raise WireError("process is required")
     stdin = message.get("stdin")
-    return _command(process, envs_key="envs", timeout=message.get("timeoutMs"), stdin=stdin is not False, tag=message)
+    command = _command(process, envs_key="envs", timed=message, stdin=stdin is not False, tag=message)
+    return command if message.get("pty") is None else replace(command, pty=terminal_size_from_json(message))
+
+
+def terminal_size_from_json(message: Mapping[str, object]) -> TerminalSize:
+    """Read the size of the terminal in `Start` or `Update`; 80 columns and 24 rows when it is not given.
+
+    Raises:
+        WireError: It is not a size.
+    """
+    size: object = message.get("pty")
+    size = size.get("size") if isinstance(size, dict) else size
+    if size is None:
+        return DEFAULT_TERMINAL
+    if not isinstance(size, dict):
+        raise WireError("pty has no size")
+    cols = whole_number(size.get("cols"), default=DEFAULT_TERMINAL.cols)
+    rows = whole_number(size.get("rows"), default=DEFAULT_TERMINAL.rows)
+    if not (0 < cols <= _MAX_TERMINAL and 0 < rows <= _MAX_TERMINAL):
+        raise WireError(f"cols and rows are from 1 to {_MAX_TERMINAL}")
+    return TerminalSize(cols, rows)
 
 
 def run_request_from_json(message: Mapping[str, object]) -> tuple[Command, str | None]:
@@ -119,7 +160,7 @@ def run_request_from_json(message: Mapping[str, object]) -> tuple[Command, str |
     text = message.get("stdin")
     if text is not None and not isinstance(text, str):
         raise WireError("stdin is not text")
-    command = _command(message, envs_key="env", timeout=message.get("timeoutMs"), stdin=text is not None, tag={})
+    command = _command(message, envs_key="env", timed=message, stdin=text is not None, tag={})
     return command, text
 
 
@@ -183,27 +224,29 @@ def selector_from_json(message: Mapping[str, object]) -> int | str:
     raise WireError("process must have a pid or a tag")
 
 
-def input_from_json(message: Mapping[str, object]) -> bytes:
-    """Read the bytes of `SendInput`.
+def input_from_json(message: Mapping[str, object], *, pty: bool) -> bytes:
+    """Read the bytes of `SendInput`, for a process with or without a PTY. `stdin` is understood for both.
 
     Raises:
-        WireError: There are none, or they are not base64.
+        WireError: There are none, or they are not base64, or they are for a PTY that the process does not have.
     """
     given = message.get("input")
     fields = given if isinstance(given, dict) else {}
-    if fields.get("pty") is not None:
+    if fields.get("pty") is None:
+        return decode_base64(fields.get("stdin"))
+    if not pty:
         raise WireError("this process has no pty")
-    return decode_base64(fields.get("stdin"))
+    return decode_base64(fields["pty"])
 
 
 def signal_from_json(message: Mapping[str, object]) -> int:
-    """Read the POSIX number of the signal of `SendSignal`.
+    """Read the POSIX number of the signal of `SendSignal`; older clients leave `SIGNAL_` out (quirk 33).
 
     Raises:
         WireError: It is none of `SIGNALS`.
     """
     name = message.get("signal")
-    number = SIGNALS.get(name) if isinstance(name, str) else None
+    number = SIGNALS.get("SIGNAL_" + name.removeprefix("SIGNAL_")) if isinstance(name, str) else None
     if number is None:
         raise WireError("signal must be one of " + ", ".join(SIGNALS))
     return number
@@ -220,7 +263,12 @@ def exit_code_from_result(message: Mapping[str, object]) -> int:
 
 
 def _command(
-    process: Mapping[str, object], *, envs_key: str, timeout: object, stdin: bool, tag: Mapping[str, object]
+    process: Mapping[str, object],
+    *,
+    envs_key: str,
+    timed: Mapping[str, object],
+    stdin: bool,
+    tag: Mapping[str, object],
 ) -> Command:
     cmd = process.get("cmd")
     if not isinstance(cmd, str) or not cmd.strip():
@@ -231,21 +279,29 @@ def _command(
     name = tag.get("tag")
     if name is not None and not isinstance(name, str):
         raise WireError("tag is not text")
-    timeout_ms = None if timeout is None else whole_number(timeout)
-    if timeout_ms is not None and timeout_ms < 0:
-        raise WireError("timeoutMs is negative")
     command = Command(
         cmd=cmd,
         args=_args(process.get("args")),
         cwd=cwd or None,
         envs=_envs(process.get(envs_key), envs_key),
-        timeout_ms=timeout_ms or None,
+        timeout_ms=_timeout_ms(timed),
         stdin=stdin,
         tag=name,
     )
     if any("\0" in text for text in (cmd, *command.args, cwd or "", *command.envs, *command.envs.values())):
         raise WireError("a NUL character cannot be passed to a process")
     return command
+
+
+def _timeout_ms(message: Mapping[str, object]) -> int | None:
+    """Read `timeoutMs`, or the `timeout` in seconds of older clients (quirk 14); 0 is none."""
+    if message.get("timeoutMs") is not None:
+        milliseconds = whole_number(message["timeoutMs"])
+    else:
+        milliseconds = whole_number(message.get("timeout"), default=0) * 1000
+    if milliseconds < 0:
+        raise WireError("the timeout is negative")
+    return milliseconds or None
 
 
 def _args(value: object) -> tuple[str, ...]:

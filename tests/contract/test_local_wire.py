@@ -578,10 +578,6 @@ class TestProcess:
         assert total == 200_000
         box.sh("pkill -x sleep")
 
-    def test_XX(self, box: Box) -> None:
-        answer = box.rpc("process.Process/Start", {"process": {"cmd": "sh"}, "pty": {"size": {"cols": 80, "rows": 24}}})
-        assert answer.status_code == 501
-
 
 class TestFiles:
     """3.4, 4.2."""
