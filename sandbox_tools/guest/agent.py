@@ -100,7 +100,7 @@ class Agent:
             "exec": self._exec,
             "signal": self._signal,
             "connect": self._connect,
-            "listen": self._listen,
+            "socket": self._socket,
             "resize": self._resize,
             "task": self._task,
         }

@@ -131,12 +131,6 @@ class Sandbox:
             raise
         return True
 
-    async def connect(self, port: int) -> socket.socket:
-        """Return a connection to a TCP port inside; non-blocking, the caller's to close.
-
-        Raises:
-            ConnectionRefusedError: Nothing listens there.
-            ChannelError: The sandbox is gone.
     async def resize(self, process: Process, size: TerminalSize) -> bool:
         """Change the size of a process's terminal; return whether it has one.
 
@@ -151,6 +145,12 @@ class Sandbox:
             raise
         return True
 
+    async def connect(self, port: int) -> socket.socket:
+        """Return a connection to a TCP port inside; non-blocking, the caller's to close.
+
+        Raises:
+            ConnectionRefusedError: Nothing listens there.
+            ChannelError: The sandbox is gone.
         """
         for v6 in (False, True):
             try:
