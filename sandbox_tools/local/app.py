@@ -9,12 +9,13 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp
 
 from sandbox_tools.local.control import ControlPlane
-from sandbox_tools.local.registry import Registry
+from sandbox_tools.local.refusals import refusal
+from sandbox_tools.local.registry import Registry, RegistryError
 from sandbox_tools.local.runtime_api import RuntimeApi
 from sandbox_tools.local.web import Guard, RequestError, http_error, request_error, wire_error
 from sandbox_tools.wire.envelope import WireError
 
-ROOTS: Final = ("", "/api/v1", "/api/v1/sandbox")
+ROOTS: Final = ("", "/api/v1", "/api/v1/sandbox", "/api/sandbox/v1")
 """Clients append their routes to different roots (wire contract 1.1)."""
 
 
@@ -27,7 +28,12 @@ def build_app(registry: Registry, *, api_key: str, address: str) -> ASGIApp:
     control = ControlPlane(registry, api_key=api_key, base_url=f"http://{address}")
     app = Starlette(
         routes=[*RuntimeApi(registry).routes(), *(route for root in ROOTS for route in control.routes(root))],
-        exception_handlers={RequestError: request_error, WireError: wire_error, HTTPException: http_error},
+        exception_handlers={
+            RequestError: request_error,
+            WireError: wire_error,
+            HTTPException: http_error,
+            RegistryError: refusal,
+        },
     )
     port = address.rpartition(":")[2]
     return Guard(app, hosts={f"{name}:{port}" for name in ("127.0.0.1", "localhost", "[::1]")})

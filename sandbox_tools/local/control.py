@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
+import secrets
+import time
 from collections.abc import Awaitable, Callable
 from typing import Final
 from urllib.parse import parse_qsl
@@ -12,8 +12,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from sandbox_tools.local.control_observe import Observation, find
+from sandbox_tools.local.control_templates import Templates, machine_to_json, this_machine
+from sandbox_tools.local.entry import DEFAULT_TTL_S, Entry, rfc3339
 from sandbox_tools.local.isolation import report_to_json
-from sandbox_tools.local.registry import TEMPLATES, Entry, IsolationMissingError, Registry, SandboxLimitError
+from sandbox_tools.local.paging import token_page
+from sandbox_tools.local.registry import Registry
 from sandbox_tools.local.web import RequestError, json_response, read_body, read_json, same
 from sandbox_tools.wire.control import (
     MAX_TTL_S,
@@ -22,11 +26,10 @@ from sandbox_tools.wire.control import (
     credentials_to_json,
     sandbox_to_json,
     seconds_from_json,
+    volume_mounts_to_json,
 )
-from sandbox_tools.wire.envelope import WireError, parse_json_object
-from sandbox_tools.wire.files import whole_number
+from sandbox_tools.wire.envelope import parse_json_object
 
-DEFAULT_REFRESH_S: Final = 300
 MAX_REFRESH_S: Final = 3600
 MAX_PAGE: Final = 100
 
@@ -44,42 +47,43 @@ class ControlPlane:
         self._registry = registry
         self._api_key = api_key
         self._base_url = base_url
+        self._machine = this_machine(registry.directory)
+        self._templates = Templates(self._machine, spawned=registry.spawned, since=time.time())
+        self._observation = Observation(registry)
 
     def routes(self, prefix: str) -> list[Route]:
         """Return the routes under one of the roots that clients use."""
+        templates, observation = self._templates, self._observation
         table: list[tuple[str, str, Handler]] = [
             ("POST", "/sandboxes", self.create),
             ("GET", "/sandboxes", self.list),
+            ("GET", "/sandboxes/metrics", observation.metrics_of_many),
             ("GET", "/sandboxes/{id}", self.detail),
             ("DELETE", "/sandboxes/{id}", self.delete),
             ("POST", "/sandboxes/{id}/connect", self.connect),
+            ("POST", "/sandboxes/{id}/pause", self.pause),
             ("POST", "/sandboxes/{id}/timeout", self.set_timeout),
             ("POST", "/sandboxes/{id}/refreshes", self.refresh),
-            ("GET", "/templates", self.templates),
-            ("GET", "/templates/resolve/{ref}", self.resolve_template),
-            ("GET", "/templates/{ref}", self.template),
+            ("POST", "/sandboxes/{id}/heartbeat", self.heartbeat),
+            ("GET", "/sandboxes/{id}/logs", observation.logs),
+            ("GET", "/sandboxes/{id}/metrics", observation.metrics),
+            ("GET", "/usage/limits", observation.limits),
+            ("GET", "/observability/summary", observation.summary),
+            ("GET", "/templates", templates.list),
+            ("GET", "/templates/resolve/{ref}", templates.resolved),
+            ("GET", "/templates/aliases/{ref}", templates.by_alias),
+            ("GET", "/templates/{ref}", templates.detail),
         ]
         return [Route(prefix + path, self._with_key(handler), methods=[method]) for method, path, handler in table]
 
     async def create(self, request: Request) -> Response:
+        """`waitReady` makes no difference: the answer always comes when the sandbox runs."""
         body = await read_body(request)
         new = create_request_from_json(parse_json_object(body, what="the body") if body else {})
-        template_id = _template_id(new.template or "base")
-        try:
-            entry = await self._registry.create(new, template_id)
-        except IsolationMissingError as error:
-            report = error.report
-            message = f"isolation is not available: {report.reason}. {report.remedy}"
-            details: dict[str, object] = {"reason": report.reason, "remedy": report.remedy}
-            problem = RequestError(503, message, details=details)
-        except SandboxLimitError:
-            limit = self._registry.max_sandboxes
-            details = {"reason": "usage_limit", "scope": "machine", "resource": "sandbox", "metric": "concurrent"}
-            details |= {"used": limit, "limit": limit, "remaining": 0, "usageEndpoint": "/usage/limits"}
-            problem = RequestError(429, "sandbox limit reached", details=details)
-        else:
-            return json_response(self._record(entry), 201)
-        raise problem
+        if new.volume_mounts:
+            raise RequestError(400, "volumeMounts is not supported by the local sandbox")
+        entry = await self._registry.create(new, self._templates.resolve(new.template or "base"))
+        return json_response(self._record(entry), 201)
 
     async def list(self, request: Request) -> Response:
         wanted = {name for value in request.query_params.getlist("state") for name in value.lower().split(",") if name}
@@ -87,60 +91,60 @@ class ControlPlane:
         found = [
             entry
             for entry in self._registry.entries()
-            if (not wanted or entry.info.state in wanted) and labels.items() <= dict(entry.info.metadata).items()
+            if (not wanted or entry.state in wanted) and labels.items() <= dict(entry.new.metadata).items()
         ]
-        offset, limit = _page(request)
-        page = found[offset : offset + limit]
-        headers = {"X-Has-Next": "true" if offset + limit < len(found) else "false"}
-        if offset + limit < len(found):
-            headers["X-Next-Token"] = base64.urlsafe_b64encode(str(offset + limit).encode()).decode().rstrip("=")
-        return json_response([sandbox_to_json(entry.info) for entry in page], headers=headers)
+        page, headers = token_page(request, found, maximum=MAX_PAGE)
+        return json_response([self._facts(entry) for entry in page], headers=headers)
 
     async def detail(self, request: Request) -> Response:
-        entry = self._entry(request)
-        return json_response({**self._record(entry), "lifecycle": {"onTimeout": "kill"}})
+        return json_response(self._record(find(self._registry, request)))
 
     async def delete(self, request: Request) -> Response:
-        await self._registry.delete(self._entry(request))
+        await self._registry.delete(find(self._registry, request))
         return Response(status_code=204)
 
     async def connect(self, request: Request) -> Response:
-        """0 keeps the time to live, anything else resets it (wire contract 2.5)."""
-        entry = self._entry(request)
+        """0 keeps the time to live, anything else resets it (wire contract 2.5). 201 when it was paused."""
+        entry = find(self._registry, request)
         ttl_s = seconds_from_json(await read_json(request), "timeout", maximum=MAX_TTL_S)
-        if entry.sandbox.stopped.is_set():
+        resumed = await self._registry.resume(entry)
+        if entry.state == "stopped":
             raise RequestError(409, "the sandbox has stopped; its processes are gone and it cannot be resumed")
         if ttl_s:
             entry.set_ttl(ttl_s)
-        return json_response(self._record(entry))
+        return json_response(self._record(entry), 201 if resumed else 200)
+
+    async def pause(self, request: Request) -> Response:
+        await self._registry.pause(find(self._registry, request))
+        return Response(status_code=204)
 
     async def set_timeout(self, request: Request) -> Response:
         """The contract leaves the meaning of 0 open; here, as in E2B, the sandbox ends now."""
-        entry = self._entry(request)
-        entry.set_ttl(seconds_from_json(await read_json(request), "timeout", maximum=MAX_TTL_S))
+        entry = find(self._registry, request)
+        ttl_s = seconds_from_json(await read_json(request), "timeout", maximum=MAX_TTL_S)
+        _not_paused(entry).set_ttl(ttl_s)
         return Response(status_code=204)
 
     async def refresh(self, request: Request) -> Response:
-        entry = self._entry(request)
+        entry = find(self._registry, request)
         body = await read_body(request)
-        duration = DEFAULT_REFRESH_S
-        if body.startswith(b"{"):  # clients send a form content type with an empty body
+        duration = DEFAULT_TTL_S
+        if body:  # clients send a form content type with an empty one
             message = parse_json_object(body, what="the body")
             if message.get("duration") is not None:
                 duration = seconds_from_json(message, "duration", maximum=MAX_REFRESH_S)
-        entry.set_ttl(duration)
+        _not_paused(entry).set_ttl(duration)
         return Response(status_code=204)
 
-    async def templates(self, _: Request) -> Response:
-        return json_response([_template(name) for name in TEMPLATES])
-
-    async def resolve_template(self, request: Request) -> Response:
-        return json_response({"templateID": _template_id(request.path_params["ref"]), "public": True})
-
-    async def template(self, request: Request) -> Response:
-        template_id = _template_id(request.path_params["ref"])
-        name = next(name for name, known in TEMPLATES.items() if known == template_id)
-        return json_response({**_template(name), "builds": []})
+    async def heartbeat(self, request: Request) -> Response:
+        """In the legacy wrapper (wire contract 1.3). It is noted, and changes nothing."""
+        entry = find(self._registry, request)
+        status = (await read_json(request)).get("status")
+        if status not in ("starting", "healthy", "error"):
+            raise RequestError(400, "status must be starting, healthy or error")
+        entry.log.add("heartbeat", level="warn" if status == "error" else "debug", status=str(status))
+        data = {"received": True, "status": status}
+        return json_response({"code": 0, "message": "success", "data": data, "request_id": secrets.token_hex(8)})
 
     def _with_key(self, handler: Handler) -> Handler:
         async def checked(request: Request) -> Response:
@@ -154,39 +158,43 @@ class ControlPlane:
 
         return checked
 
-    def _entry(self, request: Request) -> Entry:
-        entry = self._registry.get(request.path_params["id"])
-        if entry is None:
-            raise RequestError(404, "sandbox not found")
-        return entry
-
     def _record(self, entry: Entry) -> dict[str, object]:
-        runs = entry.info.state == "running"
+        runs = entry.state == "running"
         envd_url = f"{self._base_url}/rt/{entry.sandbox_id}" if runs else None
         credentials = RuntimeCredentials(envd_url=envd_url, access_token=entry.access_token if runs else None)
         return {
-            **sandbox_to_json(entry.info),
+            **self._facts(entry),
             **credentials_to_json(credentials),
+            "lifecycle": {
+                "onTimeout": "pause" if entry.new.auto_pause else "kill",
+                "autoResume": entry.new.auto_resume,
+            },
+            "diagnostic": _diagnostic(entry),
             "isolation": report_to_json(self._registry.report),
         }
 
+    def _facts(self, entry: Entry) -> dict[str, object]:
+        """What a list may show: no credentials."""
+        return {
+            **sandbox_to_json(entry.info),
+            **machine_to_json(self._machine),
+            "activatedAt": rfc3339(entry.activated_at),
+            "volumeMounts": volume_mounts_to_json(entry.new.volume_mounts),
+        }
 
-def _template_id(ref: str) -> str:
-    template_id = TEMPLATES.get(ref, ref)
-    if template_id not in TEMPLATES.values():
-        raise RequestError(404, "template not found")
-    return template_id
+
+def _not_paused(entry: Entry) -> Entry:
+    """A paused sandbox keeps its files for days; who extends a running one must not shorten that unknowingly."""
+    if entry.running is None:
+        raise RequestError(409, "the sandbox is paused; a connect resumes it")
+    return entry
 
 
-def _template(name: str) -> dict[str, object]:
-    return {
-        "templateID": TEMPLATES[name],
-        "buildStatus": "ready",
-        "type": name,
-        "public": True,
-        "names": [name],
-        "aliases": [name],
-    }
+def _diagnostic(entry: Entry) -> dict[str, object]:
+    if not entry.lost_envs:
+        return {}
+    message = "the service was restarted while the sandbox was paused: the values of its envVars are gone"
+    return {"message": message, "envVars": [*entry.lost_envs]}
 
 
 def _metadata_filter(request: Request) -> dict[str, str]:
@@ -198,19 +206,3 @@ def _metadata_filter(request: Request) -> dict[str, str]:
         elif name.startswith("metadata[") and name.endswith("]"):
             labels[name[len("metadata[") : -1]] = value
     return labels
-
-
-def _page(request: Request) -> tuple[int, int]:
-    """Return offset and limit. The token is the offset in base64url: clients make it themselves (wire contract 1.4)."""
-    limit = whole_number(request.query_params.get("limit"), default=MAX_PAGE)
-    if not 1 <= limit <= MAX_PAGE:
-        raise RequestError(400, f"limit must be from 1 to {MAX_PAGE}")
-    token = request.query_params.get("nextToken", "")
-    try:
-        decoded = base64.urlsafe_b64decode(token + "=" * (-len(token) % 4)).decode("ascii")
-        offset = whole_number(decoded) if token else 0
-    except (binascii.Error, ValueError, WireError):
-        offset = -1
-    if offset < 0:
-        raise RequestError(400, "nextToken is not one that this service gave")
-    return offset, limit

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import math
 import secrets
 import time
-from dataclasses import dataclass, field
-from datetime import datetime, timezone
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Final
 
 import anyio
@@ -15,31 +17,51 @@ import anyio.to_thread
 
 from sandbox_tools.local.background import Background
 from sandbox_tools.local.channel import ChannelError
+from sandbox_tools.local.entry import DEFAULT_TTL_S, KEEP_PAUSED_S, Entry, Running, paused_entry
+from sandbox_tools.local.eventlog import EventLog
 from sandbox_tools.local.isolation import IsolationReport, probe, unavailable
 from sandbox_tools.local.launcher import Launcher, LaunchError, spare_uid
 from sandbox_tools.local.limits import Limits
+from sandbox_tools.local.paused import record_from_bytes, record_to_bytes
 from sandbox_tools.local.pool import Pool, Ready
 from sandbox_tools.local.preview import Previews
 from sandbox_tools.local.sandbox import Sandbox
 from sandbox_tools.local.state import Home, State
-from sandbox_tools.wire.control import NewSandbox, SandboxInfo
-
-DEFAULT_TTL_S: Final = 300
-"""When a create request names none, or 0 (the service documents no default; templates have 300)."""
+from sandbox_tools.wire.control import NewSandbox
+from sandbox_tools.wire.envelope import WireError
 
 READY_TIMEOUT_S: Final = 10.0
 
-TEMPLATES: Final = {"base": "tpl-base-local", "code-interpreter": "tpl-code-interpreter-local"}
-"""Official type -> template id. Both are the same here: this machine's programs and Python."""
+MAX_PAUSED_EACH: Final = 20
+"""Paused sandboxes for each one that may run: their records take memory, their files disk."""
 
 _log: Final = logging.getLogger(__name__)
 
 
-class SandboxLimitError(Exception):
-    """As many sandboxes as allowed are there."""
+class RegistryError(Exception):
+    """The registry refuses. `refusals.py` has the answers."""
 
 
-class IsolationMissingError(Exception):
+class SandboxLimitError(RegistryError):
+    """As many sandboxes as allowed are there.
+
+    Attributes:
+        metric: What there is too much of: `concurrent` (they run) or `total` (the paused ones too).
+        retry_after_s: When the first of them ends if nobody does anything.
+    """
+
+    def __init__(self, *, metric: str, limit: int, retry_after_s: int) -> None:
+        self.metric: Final = metric
+        self.limit: Final = limit
+        self.retry_after_s: Final = retry_after_s
+        super().__init__("sandbox limit reached")
+
+
+class NotPausableError(RegistryError):
+    """The sandbox does not run. The message says why."""
+
+
+class IsolationMissingError(RegistryError):
     """This machine cannot isolate a sandbox now."""
 
     def __init__(self, report: IsolationReport) -> None:
@@ -47,56 +69,26 @@ class IsolationMissingError(Exception):
         super().__init__("isolation is not available")
 
 
-@dataclass(slots=True, kw_only=True, eq=False)
-class Entry:
-    """A sandbox and its record.
-
-    Attributes:
-        access_token: Of its runtime. Secret.
-        end_at: When its time to live ends, Unix time in seconds.
-        changed: Replaced and set when `end_at` changes.
-    """
-
-    sandbox_id: str
-    template_id: str
-    new: NewSandbox
-    sandbox: Sandbox
-    home: Home
-    previews: Previews
-    access_token: str = field(repr=False)
-    started_at: float
-    end_at: float
-    changed: anyio.Event = field(default_factory=anyio.Event)
-
-    @property
-    def info(self) -> SandboxInfo:
-        return SandboxInfo(
-            sandbox_id=self.sandbox_id,
-            template_id=self.template_id,
-            state="stopped" if self.sandbox.stopped.is_set() else "running",
-            started_at=_rfc3339(self.started_at),
-            end_at=_rfc3339(self.end_at),
-            metadata=self.new.metadata,
-        )
-
-    def set_ttl(self, ttl_s: int) -> None:
-        """Let it end `ttl_s` seconds from now."""
-        self.end_at = time.time() + ttl_s
-        self.changed.set()
-        self.changed = anyio.Event()
-
-
 class Registry:
     """All sandboxes."""
 
     def __init__(
-        self, *, launcher: Launcher, state: State, limits: Limits, max_sandboxes: int, background: Background
+        self,
+        *,
+        launcher: Launcher,
+        state: State,
+        limits: Limits,
+        max_sandboxes: int,
+        background: Background,
+        keep_paused: bool = True,
     ) -> None:
         self._launcher = launcher
         self._limits = limits
         self._state = state
         self._background = background
         self._entries: dict[str, Entry] = {}
+        self._spawned: dict[str, tuple[int, float]] = {}
+        self._keep_paused = keep_paused
         self._starting = 0
         self._report: IsolationReport | None = None
         self._testing = anyio.Lock()
@@ -124,19 +116,18 @@ class Registry:
             IsolationMissingError: This machine cannot isolate one.
             SandboxLimitError: There are as many as allowed.
         """
-        report = await self.isolation()
-        if report.level == "none":
-            raise IsolationMissingError(report)
-        if len(self._entries) + self._starting >= self.max_sandboxes:
-            raise SandboxLimitError
-        self._starting += 1
-        try:
+        await self._require_isolation()
+        with self._place():
             entry = await self._create(new, template_id)
-        finally:
-            self._starting -= 1
-        self._entries[entry.sandbox_id] = entry
+            self._entries[entry.sandbox_id] = entry
+        self._spawned[template_id] = (self._spawned.get(template_id, (0, 0.0))[0] + 1, entry.started_at)
         self._background.start(partial(self._end_in_time, entry))
         return entry
+
+    @property
+    def directory(self) -> Path:
+        """Where the files of the sandboxes are."""
+        return self._state.directory
 
     def get(self, sandbox_id: str) -> Entry | None:
         return self._entries.get(sandbox_id)
@@ -145,22 +136,140 @@ class Registry:
         """All of them, the oldest first."""
         return list(self._entries.values())
 
+    def spawned(self, template_id: str) -> tuple[int, float]:
+        """Return how many sandboxes of a template this service made, and when the last one (Unix time in seconds)."""
+        return self._spawned.get(template_id, (0, 0.0))
+
+    def usage(self) -> dict[str, tuple[int, int]]:
+        """Return used and allowed, of `concurrent` (those that run) and `total` (the paused ones too)."""
+        running = sum(entry.running is not None for entry in self._entries.values()) + self._starting
+        total = self.max_sandboxes * (1 + MAX_PAUSED_EACH)
+        return {"concurrent": (running, self.max_sandboxes), "total": (len(self._entries), total)}
+
+    def adopt(self, homes: Iterable[Home]) -> None:
+        """Take over what earlier services paused. Files whose time is over are deleted, those not understood stay."""
+        for home in homes:
+            try:
+                record = record_from_bytes(home.read_record())
+            except (OSError, WireError):
+                _log.warning("the record of the paused sandbox %s cannot be read; its files stay", home.path.name)
+                home.leave()
+                continue
+            if record.end_at <= time.time():
+                self._background.start(partial(anyio.to_thread.run_sync, home.remove))
+            elif not self._keep_paused:
+                home.leave()
+            else:
+                entry = self._entries[record.sandbox_id] = paused_entry(record, home)
+                entry.log.add("found paused")
+                self._background.start(partial(self._end_in_time, entry))
+
+    async def pause(self, entry: Entry) -> None:
+        """End the processes of a sandbox and keep its files.
+
+        Raises:
+            NotPausableError: It is paused already, or has stopped.
+        """
+        async with entry.changing:
+            if entry.state != "running":
+                raise NotPausableError(f"the sandbox is not running: it is {entry.state}")
+            await self._suspend(entry)
+
+    async def resume(self, entry: Entry, *, keep_token: bool = False) -> bool:
+        """Start a paused sandbox again with its files; return whether it was paused.
+
+        Args:
+            keep_token: For a call of the runtime; else the sandbox gets a new token.
+
+        Raises:
+            IsolationMissingError: This machine cannot isolate one.
+            SandboxLimitError: As many as allowed run.
+        """
+        async with entry.changing:
+            if entry.running is not None or entry.sandbox_id not in self._entries:
+                return False
+            await self._require_isolation()
+            with self._place(resumed=True):
+                entry.running = await self._restart(entry)
+        if not keep_token:
+            entry.access_token = secrets.token_urlsafe(32)
+        entry.activated_at = time.time()
+        entry.set_ttl(entry.ttl_s)
+        entry.home.forget_record()
+        entry.log.add("resumed")
+        return True
+
     async def delete(self, entry: Entry) -> None:
         """End a sandbox and delete its files."""
         if self._entries.pop(entry.sandbox_id, None) is None:
             return
         with anyio.CancelScope(shield=True):
             entry.changed.set()
-            await entry.previews.close()
-            await entry.sandbox.close()
-            await anyio.to_thread.run_sync(entry.home.remove)
+            async with entry.changing:
+                await _end(entry)
+                await anyio.to_thread.run_sync(entry.home.remove)
 
-    async def delete_all(self) -> None:
-        """End all sandboxes at once."""
-        async with anyio.create_task_group() as deletions:
-            deletions.start_soon(self._pool.close)
+    async def end_all(self) -> None:
+        """End all sandboxes at once. The paused ones are kept for the next service, and so are those with autoPause."""
+        async with anyio.create_task_group() as endings:
+            endings.start_soon(self._pool.close)
             for entry in self.entries():
-                deletions.start_soon(self.delete, entry)
+                kept = self._keep_paused and (entry.running is None or entry.new.auto_pause)
+                endings.start_soon(self._leave if kept else self.delete, entry)
+
+    async def _leave(self, entry: Entry) -> None:
+        if self._entries.pop(entry.sandbox_id, None) is None:
+            return
+        with anyio.CancelScope(shield=True):
+            entry.changed.set()
+            async with entry.changing:
+                if entry.running is not None:
+                    await self._suspend(entry)
+                entry.home.leave()
+
+    async def _suspend(self, entry: Entry) -> None:
+        """The record comes first: a service that is killed from here on leaves a paused sandbox, not an abandoned one.
+
+        Without a record (a full disk) it is paused all the same, for as long as this service runs.
+        """
+        entry.end_in(KEEP_PAUSED_S)
+        try:
+            await anyio.to_thread.run_sync(entry.home.write_record, record_to_bytes(entry.paused_record))
+        except OSError:
+            entry.log.add("its record could not be written: it ends with this service", level="error")
+        with anyio.CancelScope(shield=True):
+            await _end(entry)
+        entry.log.add("paused")
+
+    async def _require_isolation(self) -> None:
+        report = await self.isolation()
+        if report.level == "none":
+            raise IsolationMissingError(report)
+
+    @contextmanager
+    def _place(self, *, resumed: bool = False) -> Iterator[None]:
+        """Hold the place of a sandbox that is being started."""
+        for metric, (used, limit) in self.usage().items():
+            if used >= limit and not (resumed and metric == "total"):
+                raise SandboxLimitError(metric=metric, limit=limit, retry_after_s=self._next_end_in_s(metric))
+        self._starting += 1
+        try:
+            yield
+        finally:
+            self._starting -= 1
+
+    def _next_end_in_s(self, metric: str) -> int:
+        ends = [entry.end_at for entry in self._entries.values() if entry.running is not None or metric == "total"]
+        return max(1, math.ceil(min(ends, default=0.0) - time.time()))
+
+    async def _restart(self, entry: Entry) -> Running:
+        try:
+            sandbox = await self._start(entry.home, entry.log)
+        except LaunchError as error:
+            _log.warning("sandbox %s could not be resumed: %s", entry.sandbox_id, error)
+            raise IsolationMissingError(unavailable(str(error))) from None
+        sandbox.add_envs(entry.new.envs)
+        return Running(sandbox, Previews(sandbox))
 
     async def _create(self, new: NewSandbox, template_id: str) -> Entry:
         try:
@@ -169,47 +278,68 @@ class Registry:
             _log.warning("a sandbox could not be started: %s", error)
             raise IsolationMissingError(unavailable(str(error))) from None
         ready.sandbox.add_envs(new.envs)
-        now = time.time()
-        return Entry(
+        entry = Entry(
             sandbox_id=ready.sandbox_id,
             template_id=template_id,
             new=new,
-            sandbox=ready.sandbox,
             home=ready.home,
-            previews=Previews(ready.sandbox),
-            access_token=secrets.token_urlsafe(32),
-            started_at=now,
-            end_at=now + (new.ttl_s or DEFAULT_TTL_S),
+            log=ready.sandbox.log,
+            running=Running(ready.sandbox, Previews(ready.sandbox)),
         )
+        entry.set_ttl(new.ttl_s or DEFAULT_TTL_S)
+        entry.log.add("created", template=template_id)
+        return entry
 
     async def _launch(self) -> Ready:
         sandbox_id = f"sb-{secrets.token_hex(10)}"
-        uid = spare_uid()
-        home = self._state.new_home(sandbox_id, uid)
+        home = self._state.new_home(sandbox_id, spare_uid())
+        try:
+            sandbox = await self._start(home, EventLog())
+        except BaseException:
+            with anyio.CancelScope(shield=True):
+                await anyio.to_thread.run_sync(home.remove)
+            raise
+        return Ready(sandbox_id=sandbox_id, home=home, sandbox=sandbox)
+
+    async def _start(self, home: Home, log: EventLog) -> Sandbox:
+        """Start the processes of a sandbox on its files.
+
+        Raises:
+            LaunchError: The machine does not allow it.
+        """
         sandbox = None
         try:
-            launched = await self._launcher.launch(home.workspace, uid)
-            group = await self._limits.confine(f"{sandbox_id}-{secrets.token_hex(4)}", launched)
-            sandbox = Sandbox(launched, background=self._background)
+            launched = await self._launcher.launch(home.workspace, home.uid)
+            # A name of its own: when a sandbox is resumed, the group of its former processes may still be there.
+            group = await self._limits.confine(f"{home.path.name}-{secrets.token_hex(4)}", launched)
+            sandbox = Sandbox(launched, background=self._background, log=log)
             self._background.start(partial(self._limits.serve, sandbox, group))
             with anyio.fail_after(READY_TIMEOUT_S):
                 await sandbox.channel.wait_until_ready()
         except BaseException as error:
-            with anyio.CancelScope(shield=True):
-                if sandbox is not None:
+            if sandbox is not None:
+                with anyio.CancelScope(shield=True):
                     await sandbox.close()
-                await anyio.to_thread.run_sync(home.remove)
             if isinstance(error, (ChannelError, TimeoutError)):
                 raise LaunchError("the agent ended early") from None
             raise
-        return Ready(sandbox_id=sandbox_id, home=home, sandbox=sandbox)
+        return sandbox
 
     async def _end_in_time(self, entry: Entry) -> None:
-        while entry.sandbox_id in self._entries and (left := entry.end_at - time.time()) > 0:
-            with anyio.move_on_after(left):
-                await entry.changed.wait()
-        await self.delete(entry)
+        while entry.sandbox_id in self._entries:
+            if (left := entry.end_at - time.time()) > 0:
+                with anyio.move_on_after(left):
+                    await entry.changed.wait()
+            elif entry.new.auto_pause and entry.running is not None:
+                async with entry.changing:
+                    if entry.running is not None and entry.end_at <= time.time():
+                        await self._suspend(entry)
+            else:
+                await self.delete(entry)
 
 
-def _rfc3339(moment: float) -> str:
-    return datetime.fromtimestamp(moment, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+async def _end(entry: Entry) -> None:
+    running, entry.running = entry.running, None
+    if running is not None:
+        await running.previews.close()
+        await running.sandbox.close()

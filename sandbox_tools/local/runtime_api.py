@@ -10,7 +10,8 @@ from starlette.routing import Route
 
 from sandbox_tools.local import runtime_files, runtime_process
 from sandbox_tools.local.channel import AgentError, ChannelError
-from sandbox_tools.local.registry import Entry, Registry
+from sandbox_tools.local.entry import Entry
+from sandbox_tools.local.registry import Registry
 from sandbox_tools.local.runtime_files import file_error
 from sandbox_tools.local.sandbox import Sandbox
 from sandbox_tools.local.web import RequestError, same
@@ -84,7 +85,10 @@ class RuntimeApi:
 
     def _with_token(self, handler: Handler) -> Callable[[Request], Awaitable[Response]]:
         async def checked(request: Request) -> Response:
-            entry = self._running(request, token=request.headers.get("x-access-token", ""))
+            entry = self._known(request, token=request.headers.get("x-access-token", ""))
+            if entry.running is None and entry.new.auto_resume:
+                await self._registry.resume(entry, keep_token=True)
+            self._running(request)
             try:
                 return await handler(request, entry.sandbox)
             except AgentError as error:
@@ -98,19 +102,30 @@ class RuntimeApi:
 
         return checked
 
-    def _running(self, request: Request, *, token: str | None = None) -> Entry:
+    def _running(self, request: Request) -> Entry:
         """Return the sandbox of a request.
 
         Raises:
-            RequestError: It is not there (404), the token is not its (401), or it has stopped (404).
+            RequestError: It is not there, is paused, or has stopped (404).
+        """
+        entry = self._known(request)
+        if entry.state == "paused":
+            raise RequestError(404, "the sandbox is paused; a connect resumes it")
+        if entry.state == "stopped":
+            raise RequestError(404, "the sandbox has stopped; its processes are gone")
+        return entry
+
+    def _known(self, request: Request, *, token: str | None = None) -> Entry:
+        """Return the sandbox of a request, whatever its state.
+
+        Raises:
+            RequestError: It is not there (404), or the token is not its (401).
         """
         entry = self._registry.get(request.path_params["id"])
         if entry is None:
             raise RequestError(404, "sandbox not found")
         if token is not None and not same(token, entry.access_token):
             raise RequestError(401, "unauthorized: a valid X-Access-Token is required")
-        if entry.sandbox.stopped.is_set():
-            raise RequestError(404, "the sandbox has stopped; its processes are gone")
         return entry
 
 

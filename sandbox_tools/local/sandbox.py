@@ -14,9 +14,10 @@ from typing import Final
 
 import anyio
 
-from sandbox_tools.local import launcher, tasks
+from sandbox_tools.local import launcher, native, tasks
 from sandbox_tools.local.background import Background
 from sandbox_tools.local.channel import AgentError, Channel, ChannelError
+from sandbox_tools.local.eventlog import EventLog, Level
 from sandbox_tools.local.launcher import Launched
 from sandbox_tools.local.layout import environment
 from sandbox_tools.local.pipes import Pipe
@@ -48,22 +49,34 @@ class Sandbox:
 
     Args:
         background: Where the work of its processes runs.
+        log: What happens in it is noted there; None is a new one.
     """
 
-    def __init__(self, launched: Launched, *, background: Background) -> None:
+    def __init__(self, launched: Launched, *, background: Background, log: EventLog | None = None) -> None:
         self._pidfd = launched.pidfd
         self._background = background
         self._envs = environment()
+        self._closing = False
         self._heads_bytes = 0
         self._processes: dict[int, Process] = {}
         self._early_exits: dict[int, int] = {}
         self._results: OrderedDict[int, Process] = OrderedDict()
         self.channel: Final = Channel(launched.control, self._note_exit)
+        self.log: Final = log or EventLog()
         self.stopped: Final = anyio.Event()
 
     def add_envs(self, envs: Mapping[str, str]) -> None:
         """Add to the environment of every process that is started from now on. Secret-bearing."""
         self._envs |= envs
+
+    @property
+    def pid(self) -> int:
+        """The host's process id of PID 1. Only while it has not stopped.
+
+        Raises:
+            ProcessLookupError: It is gone.
+        """
+        return native.pid_of(self._pidfd)
 
     async def serve(self) -> None:
         """Listen to the agent until it is gone or breaks the rules, then see to it that every process is gone."""
@@ -78,6 +91,7 @@ class Sandbox:
     async def close(self) -> None:
         """End every process in the sandbox, and return when they are gone. Can be called again."""
         if not self.stopped.is_set():
+            self._closing = True
             launcher.kill(self._pidfd)
             self.channel.close()
             await self.stopped.wait()
@@ -114,6 +128,7 @@ class Sandbox:
         code = self._early_exits.pop(process.request, None)
         if code is not None or self.stopped.is_set():
             process.note_exit(-9 if code is None else code)
+        self.log.add("process started", pid=process.pid, cmdId=process.cmd_id)
         self._background.start(partial(self._look_after, process))
         return process
 
@@ -214,6 +229,9 @@ class Sandbox:
             await process.run()
         del self._processes[process.request]
         self._results[process.request] = process
+        code = -1 if process.ended is None or process.ended.exit_code is None else process.ended.exit_code
+        level: Level = "warn" if code else "info"
+        self.log.add("process ended", level=level, pid=process.pid, cmdId=process.cmd_id, exitCode=code)
 
     async def _enforce_timeout(self, process: Process, timeout_s: float) -> None:
         with anyio.move_on_after(timeout_s):
@@ -248,6 +266,8 @@ class Sandbox:
         for process in list(self._processes.values()):
             if not process.exited.is_set():
                 process.note_exit(-9)
+        if not self._closing:
+            self.log.add("stopped: its first process has ended", level="error")
         self.stopped.set()
 
 

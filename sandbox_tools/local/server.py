@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -16,6 +16,7 @@ import uvicorn
 from sandbox_tools.local.app import build_app
 from sandbox_tools.local.background import Background
 from sandbox_tools.local.cgroups import Cgroups
+from sandbox_tools.local.isolation import LAUNCHER_KINDS, LauncherKind
 from sandbox_tools.local.launcher import Launcher
 from sandbox_tools.local.layout import host_layout
 from sandbox_tools.local.limits import Limits
@@ -36,6 +37,8 @@ async def serve(
     stop: anyio.Event | None = None,
     max_sandboxes: int = 50,
     state_dir: Path | None = None,
+    keep_paused: bool = True,
+    launchers: Sequence[LauncherKind] = LAUNCHER_KINDS,
 ) -> None:
     """Serve until `stop` is set or this is cancelled, then end every sandbox.
 
@@ -44,6 +47,8 @@ async def serve(
         api_key: What callers of the control plane must send. Secret.
         on_ready: Called with the base URL when requests are answered.
         state_dir: Where the files of sandboxes are kept.
+        launchers: The first of them that passes the self-test makes the sandboxes.
+        keep_paused: Leave paused sandboxes to the next service, and take over those that another left.
 
     Raises:
         ConfigurationError: The interpreter lies where a sandbox has its own files.
@@ -51,7 +56,7 @@ async def serve(
     """
     state = State(state_dir or default_state_directory())
     state.prepare()
-    launcher = Launcher(host_layout())
+    launcher = Launcher(host_layout(), kinds=launchers)
     limits = Limits(Cgroups.open())
     with _listen(port) as listener:
         address = f"127.0.0.1:{listener.getsockname()[1]}"
@@ -59,8 +64,14 @@ async def serve(
             async with anyio.create_task_group() as tasks:
                 background = Background(tasks)
                 registry = Registry(
-                    launcher=launcher, state=state, limits=limits, max_sandboxes=max_sandboxes, background=background
+                    launcher=launcher,
+                    state=state,
+                    limits=limits,
+                    max_sandboxes=max_sandboxes,
+                    background=background,
+                    keep_paused=keep_paused,
                 )
+                registry.adopt(state.paused())
                 background.start(registry.isolation)  # so that the first create need not wait for it
                 background.start(partial(anyio.to_thread.run_sync, state.remove_abandoned))
                 app = build_app(registry, api_key=api_key, address=address)
@@ -69,7 +80,7 @@ async def serve(
                     await _run(server, listener, stop, registry)
                 finally:
                     with anyio.move_on_after(SHUTDOWN_S, shield=True):
-                        await registry.delete_all()
+                        await registry.end_all()
                     tasks.cancel_scope.cancel()
         finally:
             launcher.close()
@@ -90,7 +101,7 @@ async def _stop_when_set(server: _Server, stop: anyio.Event, registry: Registry)
     """End the sandboxes while the server stops: it waits for open streams, and these end with their sandbox."""
     await stop.wait()
     server.should_exit = True
-    await registry.delete_all()
+    await registry.end_all()
 
 
 def _listen(port: int) -> socket.socket:

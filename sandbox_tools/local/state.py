@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+_RECORD: Final = "paused.json"
+
 _log: Final = logging.getLogger(__name__)
 
 
@@ -37,6 +39,46 @@ class Home:
     def workspace(self) -> Path:
         return self.path / "workspace"
 
+    @property
+    def uid(self) -> int | None:
+        """The user id that the sandbox has; None: our own."""
+        return self.workspace.stat().st_uid if os.getuid() == 0 else None
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether there is a record. Only who holds the lock can tell."""
+        return (self.path / _RECORD).exists()
+
+    def write_record(self, record: bytes) -> None:
+        """Keep what is needed to resume the sandbox, for a service that starts after this one. Whole or not at all.
+
+        Raises:
+            OSError: It could not be written.
+        """
+        new = self.path / f"{_RECORD}.new"
+        new.unlink(missing_ok=True)
+        with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            file.write(record)
+            file.flush()
+            os.fsync(file.fileno())
+        new.replace(self.path / _RECORD)
+
+    def read_record(self) -> bytes:
+        """Return what was kept.
+
+        Raises:
+            OSError: It cannot be read.
+        """
+        return (self.path / _RECORD).read_bytes()
+
+    def forget_record(self) -> None:
+        """The sandbox runs again: if the service is killed, its files are not kept."""
+        (self.path / _RECORD).unlink(missing_ok=True)
+
+    def leave(self) -> None:
+        """Let go of it, and keep its files for the next service."""
+        os.close(self.lock)
+
     def remove(self) -> None:
         """Delete everything. Every process of the sandbox must be gone. Blocks; what cannot be deleted is logged."""
         try:
@@ -51,6 +93,7 @@ class State:
     """The directory of all sandboxes of a user."""
 
     def __init__(self, directory: Path) -> None:
+        self.directory: Final = directory
         self._sandboxes = directory / "sandboxes"
 
     def prepare(self) -> None:
@@ -74,14 +117,27 @@ class State:
         return home
 
     def remove_abandoned(self) -> None:
-        """Delete what servers left that were killed. Blocks."""
+        """Delete what servers left that were killed; paused sandboxes stay. Blocks."""
+        for home in self._abandoned(paused=False):
+            home.remove()
+
+    def paused(self) -> list[Home]:
+        """Take over the paused sandboxes that no running service holds."""
+        return self._abandoned(paused=True)
+
+    def _abandoned(self, *, paused: bool) -> list[Home]:
         parent = _lock(self._sandboxes, fcntl.LOCK_EX)
         try:
-            abandoned = [home for path in self._sandboxes.iterdir() if (home := _abandoned(path))]
+            homes = [home for path in self._sandboxes.iterdir() if (home := _abandoned(path))]
         finally:
             os.close(parent)
-        for home in abandoned:
-            home.remove()
+        found = []
+        for home in homes:
+            if home.is_paused is paused:
+                found.append(home)
+            else:
+                home.leave()
+        return found
 
 
 def remove_tree(root: Path) -> None:

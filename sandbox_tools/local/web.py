@@ -30,19 +30,26 @@ class RequestError(Exception):
     """A request gets an error answer."""
 
     def __init__(
-        self, status: int, message: str, *, details: object = None, extra: Mapping[str, object] | None = None
+        self,
+        status: int,
+        message: str,
+        *,
+        details: object = None,
+        extra: Mapping[str, object] | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
         self.status: Final = status
         self.message: Final = message
         self.details: Final = details
         self.extra: Final = extra or {}
+        self.headers: Final = headers
         super().__init__(message)
 
     def response(self) -> Response:
         body = error_body_json(self.status, self.message, request_id=secrets.token_hex(8), details=self.details)
         if self.extra:
             body = json.dumps({**json.loads(body), **self.extra}).encode()
-        return Response(body, self.status, media_type="application/json")
+        return Response(body, self.status, self.headers, media_type="application/json")
 
 
 class OwningResponse(StreamingResponse):
@@ -94,19 +101,19 @@ async def body_chunks(request: Request, max_bytes: int) -> AsyncIterator[bytes]:
             yield chunk
 
 
-async def read_body(request: Request) -> bytes:
+async def read_body(request: Request, max_bytes: int = MAX_JSON_BYTES) -> bytes:
     """Return a body that may be JSON."""
-    return b"".join([chunk async for chunk in body_chunks(request, MAX_JSON_BYTES)])
+    return b"".join([chunk async for chunk in body_chunks(request, max_bytes)])
 
 
-async def read_json(request: Request) -> dict[str, object]:
+async def read_json(request: Request, max_bytes: int = MAX_JSON_BYTES) -> dict[str, object]:
     """Return the JSON object in the body.
 
     Raises:
         RequestError: There is none (400), or it is too big (413).
     """
     try:
-        return parse_json_object(await read_body(request), what="the body")
+        return parse_json_object(await read_body(request, max_bytes), what="the body")
     except WireError as error:
         problem = str(error)
     raise RequestError(400, problem)
