@@ -36,7 +36,10 @@ def local(
     ] = False,
 ) -> None:
     """Run the local sandbox service and print its base URL."""
-    from sandbox_tools.cli.local import run_local  # noqa: PLC0415 - heavy, only for this command
+    if sys.platform != "linux":
+        _say("The local sandbox needs Linux: use WSL 2, a virtual machine, or set SEACLOUD_API_KEY.")
+        raise typer.Exit(2)
+    from sandbox_tools.cli.local import run_local  # noqa: PLC0415 - heavy, and only Linux has what it needs
 
     run_local(port=port, api_key_file=api_key_file, child=child)
 

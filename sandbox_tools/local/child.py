@@ -31,6 +31,11 @@ async def local_service(registry: Registry) -> AsyncIterator[tuple[str, Secret]]
     Raises:
         ConfigurationError: It did not start.
     """
+    if sys.platform != "linux":
+        raise ConfigurationError(
+            "The local sandbox needs Linux. Set SEACLOUD_API_KEY and SEACLOUD_BASE_URL to use the cloud, or run this "
+            "in WSL 2 or a virtual machine."
+        )
     api_key = registry.register("LOCAL_API_KEY", secrets.token_urlsafe(32))
     process = await anyio.open_process(
         [sys.executable, "-m", "sandbox_tools", "local", "--port", "0", "--child"],
