@@ -35,7 +35,8 @@ async def main():
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(stop_at_end_of_input, stop)
         await serve(port=0, api_key=sys.argv[1], on_ready=lambda url: print(url, flush=True), stop=stop,
-                    max_sandboxes=int(sys.argv[3]), state_dir=Path(sys.argv[2]))
+                    max_sandboxes=int(sys.argv[3]), state_dir=Path(sys.argv[2]),
+                    launchers=os.environ.get("LAUNCHERS", "native bwrap").split())
 
 async def stop_at_end_of_input(stop):
     await anyio.wait_readable(0)

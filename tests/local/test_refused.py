@@ -11,10 +11,23 @@ from pathlib import Path
 import pytest
 
 from sandbox_tools.errors import ConfigurationError
-from sandbox_tools.local import layout
+from sandbox_tools.local import bwrap, layout
 from tests.local.service import ROOT, running_service
 
 ORDINARY_UID = 12_345
+
+ONLY_SMALL_STEPS = """
+import os, struct, sys
+sys.path.insert(0, sys.argv[1])
+from sandbox_tools.local import native, seccomp
+unshare = {"x86_64": 272, "aarch64": 97}[seccomp.machine()]
+code = [(0x20, 0, 0, 0), (0x15, 0, 3, unshare), (0x20, 0, 0, 16), (0x45, 0, 1, 0x20000000), (0x06, 0, 0, 0x50001)]
+code.append((0x06, 0, 0, 0x7FFF0000))
+native.prctl(native.PR_SET_NO_NEW_PRIVS, 1)
+seccomp.install(b"".join(struct.pack("=HBBI", *instruction) for instruction in code))
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+"""Run a program under a filter that refuses unshare with a pid namespace: native needs it, bwrap calls clone."""
 
 DENIED = """
 import os, sys
@@ -56,6 +69,15 @@ print(json.dumps(dataclasses.asdict(anyio.run(probe))))
     assert (allowed["level"], allowed["launcher"], allowed["reason"]) == ("namespaces", "native", "")
 
 
+@pytest.mark.skipif(not Path(bwrap.PROGRAM).exists() and "CI" not in os.environ, reason="bubblewrap is not installed")
+def test_bwrap_is_used_where_native_does_not_work(tmp_path: Path) -> None:
+    prefix = (sys.executable, "-c", ONLY_SMALL_STEPS, str(ROOT))
+    with running_service(tmp_path, prefix=prefix) as service, service.sandbox() as box:
+        assert (box.record["isolation"]["level"], box.record["isolation"]["launcher"]) == ("namespaces", "bwrap")
+        assert "sysv_shm" in box.record["isolation"]["softLimits"] + box.record["isolation"]["hardLimits"]
+        assert box.sh("id -u").stdout == "1000\n"
+
+
 def readable_python() -> str:
     """Return a Python of our version that an ordinary user can run."""
     version = f"python{sys.version_info[0]}.{sys.version_info[1]}"
@@ -86,7 +108,10 @@ def as_ordinary_user() -> tuple[str, ...]:
     )
 
 
-def test_an_ordinary_user_gets_the_same(tmp_path: Path) -> None:
+@pytest.mark.parametrize("launcher", ["native", "bwrap"])
+def test_an_ordinary_user_gets_the_same(tmp_path: Path, launcher: str) -> None:
+    if launcher == "bwrap" and not Path(bwrap.PROGRAM).exists() and "CI" not in os.environ:
+        pytest.skip("bubblewrap is not installed")
     python = readable_python()
     for parent in (tmp_path, *tmp_path.parents[:2]):
         parent.chmod(0o755)
@@ -94,8 +119,10 @@ def test_an_ordinary_user_gets_the_same(tmp_path: Path) -> None:
     state.mkdir()
     if os.getuid() == 0:
         os.chown(state, ORDINARY_UID, ORDINARY_UID)
-    with running_service(state, prefix=as_ordinary_user(), python=python) as service, service.sandbox() as box:
-        assert box.record["isolation"]["level"] == "namespaces"
+    user = as_ordinary_user()
+    env = {"LAUNCHERS": launcher}
+    with running_service(state, prefix=user, python=python, env=env) as service, service.sandbox() as box:
+        assert (box.record["isolation"]["level"], box.record["isolation"]["launcher"]) == ("namespaces", launcher)
         assert box.sh("id -u; echo x > f; cat f; touch /usr/x").stdout == "1000\nx\n"
         assert box.run("cat", str(tmp_path)).exit_code == 1
         box.sh("mkdir -p a/b; touch a/b/f; chmod 000 a/b a")
