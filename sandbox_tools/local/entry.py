@@ -89,6 +89,11 @@ class Entry:
         return "stopped" if self.running.sandbox.stopped.is_set() else "running"
 
     @property
+    def end_reason(self) -> str:
+        """Why the service ended its processes although nobody asked; "" when it did not."""
+        return self.running.sandbox.end_reason if self.running else ""
+
+    @property
     def info(self) -> SandboxInfo:
         return SandboxInfo(
             sandbox_id=self.sandbox_id,

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 import anyio
@@ -14,19 +17,39 @@ from sandbox_tools.local.cgroups import Cgroups, Group
 from sandbox_tools.local.isolation import IsolationReport
 from sandbox_tools.local.launcher import Launched, LaunchError
 from sandbox_tools.local.sandbox import Sandbox
+from sandbox_tools.local.state import remove_tree
+from sandbox_tools.local.watchdog import Bounds, Watchdog, Watched
+
+_log: Final = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Confined:
+    """The host's process id of PID 1 of a sandbox, and the group that it is in."""
+
+    pid: int
+    group: Group | None
 
 
 class Limits:
     """What a service does so that no sandbox takes more than its share."""
 
-    def __init__(self, cgroups: Cgroups) -> None:
+    def __init__(self, cgroups: Cgroups, bounds: Bounds | None = None) -> None:
+        bounds = bounds or Bounds()
+        if "memory" in cgroups.hard_limits:
+            bounds = dataclasses.replace(bounds, memory=None)
         self._cgroups: Final = cgroups
+        self._watchdog: Final = Watchdog(bounds)
+
+    async def run(self) -> None:
+        """Watch the sandboxes until cancelled."""
+        await self._watchdog.run()
 
     def report(self, report: IsolationReport) -> IsolationReport:
         """Add what the groups bound to the hard limits of a passed self-test."""
         return strengthened(report, self._cgroups.hard_limits)
 
-    async def confine(self, sandbox_id: str, launched: Launched) -> Group | None:
+    async def confine(self, name: str, launched: Launched) -> Confined:
         """Put a new sandbox into its group, before it has run anything for anybody.
 
         Raises:
@@ -34,7 +57,7 @@ class Limits:
         """
         problem = ""
         try:
-            return await anyio.to_thread.run_sync(self._confine, sandbox_id, launched.pidfd)
+            return await anyio.to_thread.run_sync(self._confine, name, launched.pidfd)
         except OSError as error:
             problem = f"control group: {error.strerror}"
         native.pidfd_kill(launched.pidfd, 9)
@@ -42,28 +65,44 @@ class Limits:
         launched.control.close()
         raise LaunchError(problem)
 
-    async def serve(self, sandbox: Sandbox, group: Group | None) -> None:
-        """Run `Sandbox.serve`, and clean up after it."""
+    async def serve(self, sandbox: Sandbox, workspace: Path, confined: Confined) -> None:
+        """Run `Sandbox.serve` and watch it; clean up after it."""
+        watched = Watched(confined.pid, workspace, sandbox.end)
         try:
-            await sandbox.serve()
+            with self._watchdog.watching(watched):
+                await sandbox.serve()
         finally:
-            if group is not None:
-                with anyio.CancelScope(shield=True):
-                    await anyio.to_thread.run_sync(group.remove)
+            with anyio.CancelScope(shield=True):
+                await anyio.to_thread.run_sync(_clean_up, sandbox, workspace, confined)
 
     def close(self) -> None:
         """Remove all groups."""
         self._cgroups.close()
 
-    def _confine(self, sandbox_id: str, pidfd: int) -> Group | None:
-        group = self._cgroups.new(sandbox_id)
-        if group is not None:
+    def _confine(self, name: str, pidfd: int) -> Confined:
+        confined = Confined(native.pid_of(pidfd), self._cgroups.new(name))
+        if confined.group is not None:
             try:
-                group.add(native.pid_of(pidfd))
+                confined.group.add(confined.pid)
             except BaseException:
-                group.remove()
+                confined.group.remove()
                 raise
-        return group
+        return confined
+
+
+def _clean_up(sandbox: Sandbox, workspace: Path, confined: Confined) -> None:
+    if confined.group is not None:
+        confined.group.remove()
+    if sandbox.end_reason:
+        _make_room(workspace)
+
+
+def _make_room(workspace: Path) -> None:
+    """A sandbox that was ended for what it took gives it back: nobody can reach its files any more."""
+    try:
+        remove_tree(workspace)
+    except OSError as error:
+        _log.warning("the files of sandbox %s could not be deleted: %s", workspace.parent.name, error.strerror)
 
 
 def strengthened(report: IsolationReport, hard: tuple[str, ...]) -> IsolationReport:

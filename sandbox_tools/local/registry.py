@@ -311,9 +311,9 @@ class Registry:
         try:
             launched = await self._launcher.launch(home.workspace, home.uid)
             # A name of its own: when a sandbox is resumed, the group of its former processes may still be there.
-            group = await self._limits.confine(f"{home.path.name}-{secrets.token_hex(4)}", launched)
+            confined = await self._limits.confine(f"{home.path.name}-{secrets.token_hex(4)}", launched)
             sandbox = Sandbox(launched, background=self._background, log=log)
-            self._background.start(partial(self._limits.serve, sandbox, group))
+            self._background.start(partial(self._limits.serve, sandbox, home.workspace, confined))
             with anyio.fail_after(READY_TIMEOUT_S):
                 await sandbox.channel.wait_until_ready()
         except BaseException as error:

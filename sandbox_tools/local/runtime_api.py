@@ -112,7 +112,8 @@ class RuntimeApi:
         if entry.state == "paused":
             raise RequestError(404, "the sandbox is paused; a connect resumes it")
         if entry.state == "stopped":
-            raise RequestError(404, "the sandbox has stopped; its processes are gone")
+            why = f": {entry.end_reason}" if entry.end_reason else ""
+            raise RequestError(404, f"the sandbox has stopped; its processes are gone{why}")
         return entry
 
     def _known(self, request: Request, *, token: str | None = None) -> Entry:

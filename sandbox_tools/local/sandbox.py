@@ -50,6 +50,9 @@ class Sandbox:
     Args:
         background: Where the work of its processes runs.
         log: What happens in it is noted there; None is a new one.
+
+    Attributes:
+        end_reason: Why the host ended it, in words; "" when it did not.
     """
 
     def __init__(self, launched: Launched, *, background: Background, log: EventLog | None = None) -> None:
@@ -64,6 +67,7 @@ class Sandbox:
         self.channel: Final = Channel(launched.control, self._note_exit)
         self.log: Final = log or EventLog()
         self.stopped: Final = anyio.Event()
+        self.end_reason = ""
 
     def add_envs(self, envs: Mapping[str, str]) -> None:
         """Add to the environment of every process that is started from now on. Secret-bearing."""
@@ -95,6 +99,15 @@ class Sandbox:
             launcher.kill(self._pidfd)
             self.channel.close()
             await self.stopped.wait()
+
+    def end(self, reason: str) -> None:
+        """Let every process end at once, because the sandbox breaks a limit. `end_reason` then says which."""
+        if not self.stopped.is_set():
+            self.end_reason = reason
+            self._closing = True
+            _log.warning("a sandbox was ended: %s", reason)
+            self.log.add("ended because it broke a limit", level="error", reason=reason)
+            launcher.kill(self._pidfd)
 
     @property
     def processes(self) -> list[Process]:

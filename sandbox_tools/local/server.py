@@ -22,6 +22,7 @@ from sandbox_tools.local.layout import host_layout
 from sandbox_tools.local.limits import Limits
 from sandbox_tools.local.registry import Registry
 from sandbox_tools.local.state import State, default_state_directory
+from sandbox_tools.local.watchdog import Bounds
 
 SHUTDOWN_S: Final = 2.0
 """Time to end all sandboxes; what is left of their files then is removed by the next service."""
@@ -39,6 +40,7 @@ async def serve(
     state_dir: Path | None = None,
     keep_paused: bool = True,
     launchers: Sequence[LauncherKind] = LAUNCHER_KINDS,
+    bounds: Bounds | None = None,
 ) -> None:
     """Serve until `stop` is set or this is cancelled, then end every sandbox.
 
@@ -49,6 +51,7 @@ async def serve(
         state_dir: Where the files of sandboxes are kept.
         launchers: The first of them that passes the self-test makes the sandboxes.
         keep_paused: Leave paused sandboxes to the next service, and take over those that another left.
+        bounds: What a sandbox may take of the machine.
 
     Raises:
         ConfigurationError: The interpreter lies where a sandbox has its own files.
@@ -57,7 +60,7 @@ async def serve(
     state = State(state_dir or default_state_directory())
     state.prepare()
     launcher = Launcher(host_layout(), kinds=launchers)
-    limits = Limits(Cgroups.open())
+    limits = Limits(Cgroups.open(), bounds)
     with _listen(port) as listener:
         address = f"127.0.0.1:{listener.getsockname()[1]}"
         try:
@@ -72,6 +75,7 @@ async def serve(
                     keep_paused=keep_paused,
                 )
                 registry.adopt(state.paused())
+                background.start(limits.run)
                 background.start(registry.isolation)  # so that the first create need not wait for it
                 background.start(partial(anyio.to_thread.run_sync, state.remove_abandoned))
                 app = build_app(registry, api_key=api_key, address=address)

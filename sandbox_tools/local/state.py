@@ -149,10 +149,12 @@ def remove_tree(root: Path) -> None:
     try:
         while entries := os.listdir(top):  # noqa: PTH208 - a descriptor, not a path
             for name in entries:
-                _remove_entry(name, top)
+                with suppress(FileNotFoundError):  # somebody else removes it too
+                    _remove_entry(name, top)
     finally:
         os.close(top)
-    root.rmdir()
+    with suppress(FileNotFoundError):
+        root.rmdir()
 
 
 def _remove_entry(name: str, top: int) -> None:

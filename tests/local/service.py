@@ -23,12 +23,13 @@ API_KEY = "local-test-key"
 HOST_SECRET = "canary-of-the-host-environment"
 
 SERVER = """
-import os, sys
+import json, os, sys
 sys.path[:0] = sys.argv[4:5]
 sys.path += sys.argv[5:]
 import anyio
 from pathlib import Path
 from sandbox_tools.local.server import serve
+from sandbox_tools.local.watchdog import Bounds
 
 async def main():
     stop = anyio.Event()
@@ -36,7 +37,8 @@ async def main():
         tasks.start_soon(stop_at_end_of_input, stop)
         await serve(port=0, api_key=sys.argv[1], on_ready=lambda url: print(url, flush=True), stop=stop,
                     max_sandboxes=int(sys.argv[3]), state_dir=Path(sys.argv[2]),
-                    launchers=os.environ.get("LAUNCHERS", "native bwrap").split())
+                    launchers=os.environ.get("LAUNCHERS", "native bwrap").split(),
+                    bounds=Bounds(**json.loads(os.environ.get("BOUNDS", "{}"))))
 
 async def stop_at_end_of_input(stop):
     await anyio.wait_readable(0)
