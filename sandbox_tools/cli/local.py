@@ -54,7 +54,7 @@ async def _serve(port: int, api_key: str, child: bool) -> None:
         tasks.start_soon(_stop_on_signal, stop)
         if child:
             _stop_at_end_of_input(stop)
-        await serve(port=port, api_key=api_key, on_ready=_print_line, stop=stop)
+        await serve(port=port, api_key=api_key, on_ready=_print_line, stop=stop, keep_paused=not child)
         tasks.cancel_scope.cancel()
 
 

@@ -38,6 +38,7 @@ async def main():
         await serve(port=0, api_key=sys.argv[1], on_ready=lambda url: print(url, flush=True), stop=stop,
                     max_sandboxes=int(sys.argv[3]), state_dir=Path(sys.argv[2]),
                     launchers=os.environ.get("LAUNCHERS", "native bwrap").split(),
+                    keep_paused=os.environ.get("KEEP_PAUSED") != "no",
                     bounds=Bounds(**json.loads(os.environ.get("BOUNDS", "{}"))))
 
 async def stop_at_end_of_input(stop):
