@@ -10,7 +10,7 @@ object, in pieces of which each starts with "+" (more follows) or "." (last), de
     signal   to the process group of an exec        -> {"id"} or {"id", "error"}
     connect  to a TCP port inside                   -> {"id"} with a socket that is still connecting, or {"id", "error"}
     socket   of TCP, for the host to listen inside  -> {"id"} with a new socket, or {"id", "error"}
-    task     file work in a child of its own (guest/files.py), which answers on a pipe: no answer here
+    task     file work in a child of its own (guest/tasks.py), which answers on a pipe: no answer here
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ import socket
 from contextlib import suppress
 from typing import Any, NoReturn
 
-from sandbox_tools.guest import files, terminal
+from sandbox_tools.guest import tasks, terminal
+from sandbox_tools.guest.answer import Answer
 
 PIECE_BYTES = 60_000
 _MAX_FDS = 8
@@ -214,12 +215,12 @@ class Agent:
         try:
             pid = os.fork()
         except OSError as error:
-            files.Answer(fds[0]).fail(error)
+            Answer(fds[0]).fail(error)
             return
         if pid == 0:
             signal.set_wakeup_fd(-1)
             self._control.close()
-            files.run(request, fds)
+            tasks.run(request, fds)
 
     def _reap(self) -> None:
         """Collect every child, also the orphans that the kernel gave to PID 1."""

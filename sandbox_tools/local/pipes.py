@@ -69,6 +69,13 @@ class Pipe:
             except BlockingIOError:
                 await anyio.wait_readable(self.fd)
 
+    def read_now(self, max_bytes: int = PIPE_BYTES) -> bytes | None:
+        """Return what there is, b"" at the end of the stream, None when nothing waits."""
+        try:
+            return os.read(self._open_fd(), max_bytes)
+        except BlockingIOError:
+            return None
+
     async def write(self, data: bytes) -> None:
         """Write all of `data`.
 

@@ -8,13 +8,15 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from sandbox_tools.local import runtime_files, runtime_process
+from sandbox_tools.local import runtime_files, runtime_process, runtime_status, runtime_tree, runtime_watch
+from sandbox_tools.local.access import check_access
 from sandbox_tools.local.channel import AgentError, ChannelError
 from sandbox_tools.local.entry import Entry
 from sandbox_tools.local.registry import Registry
 from sandbox_tools.local.runtime_files import file_error
 from sandbox_tools.local.sandbox import Sandbox
 from sandbox_tools.local.web import RequestError, same
+from sandbox_tools.wire.files import SignedOperation
 
 Handler = Callable[[Request, Sandbox], Awaitable[Response]]
 
@@ -22,12 +24,15 @@ _ROUTES: dict[tuple[str, str], Handler] = {
     ("POST", "/run"): runtime_process.run,
     ("GET", "/file"): runtime_files.read,
     ("POST", "/file"): runtime_files.write,
-    ("GET", "/files"): runtime_files.read,
+    ("GET", "/files"): runtime_files.download,
     ("POST", "/files"): runtime_files.write_files,
     ("POST", "/files/batch"): runtime_files.write_batch,
     ("POST", "/files/compose"): runtime_files.compose,
     ("GET", "/files/content"): runtime_files.content,
-    ("GET", "/ports"): runtime_files.ports,
+    ("GET", "/ports"): runtime_status.ports,
+    ("GET", "/metrics"): runtime_status.metrics,
+    ("GET", "/envs"): runtime_status.envs,
+    ("POST", "/configure"): runtime_status.configure,
     ("POST", "/process.Process/Start"): runtime_process.start,
     ("POST", "/process.Process/Connect"): runtime_process.connect,
     ("POST", "/process.Process/List"): runtime_process.list_processes,
@@ -37,12 +42,20 @@ _ROUTES: dict[tuple[str, str], Handler] = {
     ("POST", "/process.Process/SendSignal"): runtime_process.send_signal,
     ("POST", "/process.Process/CloseStdin"): runtime_process.close_stdin,
     ("POST", "/process.Process/GetResult"): runtime_process.get_result,
-    ("POST", "/filesystem.Filesystem/Stat"): runtime_files.stat,
-    ("POST", "/filesystem.Filesystem/ListDir"): runtime_files.list_directory,
-    ("POST", "/filesystem.Filesystem/MakeDir"): runtime_files.make_directory,
-    ("POST", "/filesystem.Filesystem/Remove"): runtime_files.remove,
-    ("POST", "/filesystem.Filesystem/Move"): runtime_files.move,
+    ("POST", "/filesystem.Filesystem/Stat"): runtime_tree.stat,
+    ("POST", "/filesystem.Filesystem/ListDir"): runtime_tree.list_directory,
+    ("POST", "/filesystem.Filesystem/MakeDir"): runtime_tree.make_directory,
+    ("POST", "/filesystem.Filesystem/Remove"): runtime_tree.remove,
+    ("POST", "/filesystem.Filesystem/Move"): runtime_tree.move,
+    ("POST", "/filesystem.Filesystem/Edit"): runtime_tree.edit,
+    ("POST", "/filesystem.Filesystem/WatchDir"): runtime_watch.watch_directory,
+    ("POST", "/filesystem.Filesystem/CreateWatcher"): runtime_watch.create_watcher,
+    ("POST", "/filesystem.Filesystem/GetWatcherEvents"): runtime_watch.get_watcher_events,
+    ("POST", "/filesystem.Filesystem/RemoveWatcher"): runtime_watch.remove_watcher,
 }
+
+_SIGNED: dict[tuple[str, str], SignedOperation] = {("GET", "/files"): "read", ("POST", "/files"): "write"}
+"""What a signed URL can allow (wire contract 5.3)."""
 
 _METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]
 
@@ -55,7 +68,7 @@ class RuntimeApi:
 
     def routes(self) -> list[Route]:
         table = [
-            Route(f"/rt/{{id}}{path}", self._with_token(handler), methods=[method])
+            Route(f"/rt/{{id}}{path}", self._with_token(handler, _SIGNED.get((method, path))), methods=[method])
             for (method, path), handler in _ROUTES.items()
         ]
         return [
@@ -83,9 +96,10 @@ class RuntimeApi:
             raise RequestError(403, message, extra={"sandboxId": entry.sandbox_id})
         return await entry.previews.forward(request, entry.sandbox_id)
 
-    def _with_token(self, handler: Handler) -> Callable[[Request], Awaitable[Response]]:
+    def _with_token(self, handler: Handler, signed: SignedOperation | None) -> Callable[[Request], Awaitable[Response]]:
         async def checked(request: Request) -> Response:
-            entry = self._known(request, token=request.headers.get("x-access-token", ""))
+            entry = self._known(request)
+            check_access(request, entry.access_token, signed)
             if entry.running is None and entry.new.auto_resume:
                 await self._registry.resume(entry, keep_token=True)
             self._running(request)
@@ -116,17 +130,15 @@ class RuntimeApi:
             raise RequestError(404, f"the sandbox has stopped; its processes are gone{why}")
         return entry
 
-    def _known(self, request: Request, *, token: str | None = None) -> Entry:
+    def _known(self, request: Request) -> Entry:
         """Return the sandbox of a request, whatever its state.
 
         Raises:
-            RequestError: It is not there (404), or the token is not its (401).
+            RequestError: It is not there (404).
         """
         entry = self._registry.get(request.path_params["id"])
         if entry is None:
             raise RequestError(404, "sandbox not found")
-        if token is not None and not same(token, entry.access_token):
-            raise RequestError(401, "unauthorized: a valid X-Access-Token is required")
         return entry
 
 

@@ -29,9 +29,9 @@ from sandbox_tools.local.web import (
 from sandbox_tools.wire.envelope import (
     END_STREAM,
     FrameDecoder,
-    WireError,
     encode_json_frame,
     parse_json_object,
+    parse_stream_request,
 )
 from sandbox_tools.wire.process import (
     Command,
@@ -61,13 +61,13 @@ _STREAM_TYPE: Final = "application/connect+json"
 
 async def start(request: Request, sandbox: Sandbox) -> Response:
     """Start a process and stream its events. Dropping the stream does not end the process."""
-    process = await _start(sandbox, start_request_from_json(_message(await read_body(request))))
+    process = await _start(sandbox, start_request_from_json(parse_stream_request(await read_body(request))[0]))
     return _event_stream(process)
 
 
 async def connect(request: Request, sandbox: Sandbox) -> Response:
     """Stream the events of a process from now on."""
-    return _event_stream(_find(sandbox, _message(await read_body(request))))
+    return _event_stream(_find(sandbox, parse_stream_request(await read_body(request))[0]))
 
 
 async def list_processes(_: Request, sandbox: Sandbox) -> Response:
@@ -250,16 +250,6 @@ def _frame(event: ProcessEvent) -> bytes:
     if isinstance(event, OutputData):
         return output_frame(event)
     return encode_json_frame(event_to_json(event))
-
-
-def _message(body: bytes) -> dict[str, object]:
-    """Read the request of a stream: bare JSON (SeaCloud's clients) or one envelope (Connect), wire contract 4.1."""
-    if not body.startswith(b"\0"):
-        return parse_json_object(body, what="the body")
-    frames = list(FrameDecoder().feed(body))
-    if not frames:
-        raise WireError("the body holds no whole envelope")
-    return parse_json_object(frames[0].payload, what="the body")
 
 
 def _find(sandbox: Sandbox, message: dict[str, object]) -> Process:

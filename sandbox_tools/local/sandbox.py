@@ -17,11 +17,13 @@ import anyio
 from sandbox_tools.local import launcher, native, tasks
 from sandbox_tools.local.background import Background
 from sandbox_tools.local.channel import AgentError, Channel, ChannelError
+from sandbox_tools.local.cpu import CpuMeter
 from sandbox_tools.local.eventlog import EventLog, Level
 from sandbox_tools.local.launcher import Launched
 from sandbox_tools.local.layout import environment
 from sandbox_tools.local.pipes import Pipe
 from sandbox_tools.local.process import Output, Process
+from sandbox_tools.local.watchers import Watchers
 from sandbox_tools.wire.files import DEFAULT_WORKSPACE
 from sandbox_tools.wire.process import Command, TerminalSize
 
@@ -65,9 +67,16 @@ class Sandbox:
         self._early_exits: dict[int, int] = {}
         self._results: OrderedDict[int, Process] = OrderedDict()
         self.channel: Final = Channel(launched.control, self._note_exit)
+        self.watchers: Final = Watchers(self.channel)
+        self.cpu: Final = CpuMeter()
         self.log: Final = log or EventLog()
         self.stopped: Final = anyio.Event()
         self.end_reason = ""
+
+    @property
+    def envs(self) -> dict[str, str]:
+        """The environment that a process starts from. Secret-bearing."""
+        return dict(self._envs)
 
     def add_envs(self, envs: Mapping[str, str]) -> None:
         """Add to the environment of every process that is started from now on. Secret-bearing."""
@@ -276,6 +285,7 @@ class Sandbox:
         with anyio.move_on_after(_KILL_TIMEOUT_S):
             await anyio.wait_readable(self._pidfd)
         os.close(self._pidfd)
+        await self.watchers.close()
         for process in list(self._processes.values()):
             if not process.exited.is_set():
                 process.note_exit(-9)

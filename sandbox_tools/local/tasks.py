@@ -1,4 +1,4 @@
-"""File work in a sandbox, the host's side of `guest/files.py`: the pipes, and what comes on them, which is hostile."""
+"""File work in a sandbox, the host's side of `guest/tasks.py`: the pipes, and what comes on them, which is hostile."""
 
 from __future__ import annotations
 
@@ -25,12 +25,19 @@ _COMMIT: Final = b"c"
 
 
 class Answer:
-    """What a task sends: lines of JSON, then perhaps content."""
+    """What a task sends: lines of JSON, then perhaps content.
 
-    def __init__(self, pipe: Pipe) -> None:
+    Args:
+        endless: Its lines come for as long as there is news, and nobody counts them.
+    """
+
+    def __init__(self, pipe: Pipe, *, endless: bool = False) -> None:
         self._pipe = pipe
+        self._endless = endless
         self._buffer = b""
+        self._begin = 0
         self._lines_left = MAX_LINES_BYTES
+        self.ended = False
 
     async def header(self) -> dict[str, object]:
         """Return the first line.
@@ -39,28 +46,63 @@ class Answer:
             AgentError: The task failed.
             ChannelError: It ended without an answer, or its answer is not one.
         """
-        header = await self.line()
+        with anyio.fail_after(IDLE_TIMEOUT_S):
+            header = await self.line()
         if header is None:
-            raise ChannelError("a file task gave no answer")
+            raise ChannelError("a task gave no answer")
         if "error" in header:
             raise AgentError(bounded(header, "error", 4095))
         return header
 
     async def line(self) -> dict[str, object] | None:
         """Return the next line, or None at the end."""
-        while b"\n" not in self._buffer:
+        while (line := self._take_line()) is None:
             data = await self._read()
             if not data:
+                self.ended = True
                 return None
-            self._buffer += data
-            if b"\n" not in self._buffer and len(self._buffer) > MAX_LINE_BYTES:
-                raise ChannelError("a line of a file task is too long")
-        line, self._buffer = self._buffer.split(b"\n", 1)
-        self._lines_left -= len(line)
+            self._add(data)
+        return line
+
+    async def item(self) -> dict[str, object] | None:
+        """Return the next line of a list, or None after its last one.
+
+        Raises:
+            ChannelError: The list is not whole.
+        """
+        line = await self.line()
+        if line is None:
+            raise ChannelError("a list of a task is not whole")
+        return None if "end" in line else line
+
+    def lines_now(self, limit: int) -> list[dict[str, object]]:
+        """Return the lines that are there, at most `limit`; `ended` says that no more will come."""
+        lines: list[dict[str, object]] = []
+        while len(lines) < limit:
+            if (line := self._take_line()) is not None:
+                lines.append(line)
+            elif data := self._pipe.read_now():
+                self._add(data)
+            else:
+                self.ended = data is not None
+                break
+        return lines
+
+    def _add(self, data: bytes) -> None:
+        self._buffer, self._begin = self._buffer[self._begin :] + data, 0
+        if b"\n" not in data and len(self._buffer) > MAX_LINE_BYTES:
+            raise ChannelError("a line of a task is too long")
+
+    def _take_line(self) -> dict[str, object] | None:
+        end = self._buffer.find(b"\n", self._begin)
+        if end < 0:
+            return None
+        line, self._begin = self._buffer[self._begin : end], end + 1
+        self._lines_left -= 0 if self._endless else len(line)
         if self._lines_left < 0:
-            raise ChannelError("the lines of a file task are too many")
+            raise ChannelError("the lines of a task are too many")
         try:
-            return parse_json_object(line, what="a line of a file task")
+            return parse_json_object(line, what="a line of a task")
         except WireError as error:
             raise ChannelError(str(error)) from None
 
@@ -71,14 +113,14 @@ class Answer:
             ChannelError: There were fewer.
         """
         while count > 0:
-            data, self._buffer = self._buffer or await self._read(), b""
+            data, self._buffer, self._begin = self._buffer[self._begin :] or await self._read(), b"", 0
             if not data:
                 raise ChannelError("a file ended early")
             yield data[:count]
             count -= len(data)
 
     async def _read(self) -> bytes:
-        with anyio.fail_after(IDLE_TIMEOUT_S):
+        with anyio.fail_after(None if self._endless else IDLE_TIMEOUT_S):
             return await self._pipe.read()
 
 
@@ -98,8 +140,8 @@ class Upload:
         except BrokenPipeError:
             return
 
-    async def commit(self) -> int:
-        """Put the file in its place and return its size in bytes.
+    async def commit(self) -> dict[str, object]:
+        """Put the file in its place and return the answer of the task.
 
         Raises:
             AgentError: It could not be written; the old file is still there.
@@ -108,12 +150,14 @@ class Upload:
         self._data.close()
         with suppress(BrokenPipeError):  # the task has failed, and its answer says how
             await self._decision.write(_COMMIT)
-        return bounded(await self._answer.header(), "size", 1 << 62)
+        return await self._answer.header()
 
 
 @asynccontextmanager
-async def start_task(channel: Channel, task: str, fields: Mapping[str, object]) -> AsyncIterator[Answer]:
-    """Start a task; leaving ends it.
+async def start_task(
+    channel: Channel, task: str, fields: Mapping[str, object], *, endless: bool = False
+) -> AsyncIterator[Answer]:
+    """Start a task; leaving ends it. See `Answer` for `endless`.
 
     Raises:
         ChannelError: The sandbox is gone.
@@ -121,7 +165,7 @@ async def start_task(channel: Channel, task: str, fields: Mapping[str, object]) 
     with Pipe(reads_here=True) as pipe:
         await channel.post("task", {"task": task, **fields}, [pipe.inner])
         pipe.close_inner()
-        yield Answer(pipe)
+        yield Answer(pipe, endless=endless)
 
 
 @asynccontextmanager

@@ -201,7 +201,7 @@ def create_request_from_json(message: Mapping[str, object]) -> NewSandbox:
         ttl_s=None if message.get("timeout") is None else seconds_from_json(message, "timeout", maximum=MAX_TTL_S),
         wait_ready=message.get("waitReady") is True,
         metadata=_text_map(message, "metadata"),
-        envs=_environment(message),
+        envs=environment_from_json(message, "envVars"),
         network=network_rules_of_create(message),
         auto_pause=_flag(message.get("autoPause")) is True,
         auto_resume=_flag(message.get("autoResume")) is True,
@@ -271,10 +271,15 @@ def _text_map(message: Mapping[str, object], name: str) -> dict[str, str]:
     return dict(value)
 
 
-def _environment(message: Mapping[str, object]) -> dict[str, str]:
-    envs = _text_map(message, "envVars")
-    if any(not name or "=" in name or "\0" in name + value for name, value in envs.items()):
-        raise WireError("envVars has a name or a value that no process can be given")
+def environment_from_json(message: Mapping[str, object], name: str) -> dict[str, str]:
+    """Read a map of environment variables.
+
+    Raises:
+        WireError: It is none, or no process can be given such variables.
+    """
+    envs = _text_map(message, name)
+    if any(not key or "=" in key or "\0" in key + value for key, value in envs.items()):
+        raise WireError(f"{name} has a name or a value that no process can be given")
     return envs
 
 

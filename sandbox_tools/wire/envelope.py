@@ -105,6 +105,22 @@ def parse_json_object(payload: bytes, *, what: str) -> dict[str, object]:
     return message
 
 
+def parse_stream_request(body: bytes) -> tuple[dict[str, object], bool]:
+    """Read the request of a server stream; return it, and whether it was in an envelope (wire contract 4.1).
+
+    SeaCloud's clients send bare JSON, Connect's one envelope.
+
+    Raises:
+        WireError: It is neither.
+    """
+    if not body.startswith(b"\0"):
+        return parse_json_object(body, what="the body"), False
+    frames = list(FrameDecoder().feed(body))
+    if not frames:
+        raise WireError("the body holds no whole envelope")
+    return parse_json_object(frames[0].payload, what="the body"), True
+
+
 def parse_json_array(payload: bytes, *, what: str) -> list[object]:
     """Return the JSON array in `payload`.
 

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 from dataclasses import dataclass
 from typing import Final, Literal
 
 from sandbox_tools.wire.envelope import WireError
+
+SignedOperation = Literal["read", "write"]
+"""GET and POST of a signed URL (wire contract 5.3)."""
+
+EVENT_TYPES: Final = frozenset(
+    f"EVENT_TYPE_{name}" for name in ("UNSPECIFIED", "CREATE", "WRITE", "REMOVE", "RENAME", "CHMOD")
+)
+"""Of a watcher (wire contract 4.2)."""
 
 EntryType = Literal["file", "directory", "symlink", "other"]
 
@@ -89,6 +99,32 @@ def entry_from_json(message: object) -> Entry:
 def rest_entry_to_json(entry: Entry) -> dict[str, object]:
     """Return a RestEntry: `type` is "file" or "directory" (wire contract 3.4)."""
     return {"path": entry.path, "name": entry.name, "type": "directory" if entry.type == "directory" else "file"}
+
+
+def file_signature(
+    path: str, operation: SignedOperation, username: str, access_token: str, *, expiration: str | None
+) -> str:
+    """Return the `signature` of a signed /files URL (wire contract 5.3). The result is a credential.
+
+    Args:
+        path: As in the query, "" when it has none; so is `username`.
+        expiration: `signature_expiration` as in the query: Unix time in seconds.
+    """
+    parts = [path, operation, username, access_token, *([] if expiration is None else [expiration])]
+    digest = hashlib.sha256(":".join(parts).encode("utf-8", "surrogatepass")).digest()
+    return "v1_" + base64.b64encode(digest).decode().rstrip("=")
+
+
+def watch_event_from_json(message: dict[str, object]) -> dict[str, object]:
+    """Check an event of a watcher and return it: `name`, below the watched directory, and `type`.
+
+    Raises:
+        WireError: It is not one.
+    """
+    name, kind = _text(message, "name"), _text(message, "type")
+    if not name or kind not in EVENT_TYPES:
+        raise WireError("an event of a watcher is not one")
+    return {"name": name, "type": kind}
 
 
 def whole_number(value: object, *, default: int | None = None) -> int:

@@ -723,7 +723,7 @@ class TestFiles:
         assert (text.status_code, text.json()) == (200, [entry])
         assert box.run("cat", "/tmp/a.txt").stdout == "json é"
         form = {"Content-Type": "multipart/form-data; boundary=x"}
-        assert box.http.post("/files", content=b"--x--", headers=form).status_code == 415
+        assert box.http.post("/files", content=b"--x--", headers=form).status_code == 400
 
     def test_a_batch_writes_several(self, box: Box) -> None:
         files = [{"path": "/tmp/b1", "data": "MQ=="}, {"path": "/tmp/b2", "content": "bb", "mode": 0o755}]
