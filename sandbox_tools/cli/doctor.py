@@ -37,7 +37,7 @@ def _table(report: IsolationReport) -> Table:
     table.add_row("Python", f"{platform.python_version()} ({escape(sys.executable)})")
     table.add_row("system", f"{platform.system()} {platform.release()} {platform.machine()}")
     table.add_row("isolation level", report.level)
-    table.add_row("launcher", report.launcher)
+    table.add_row("launcher", report.launcher or "none")
     table.add_row("hard limits", ", ".join(report.hard_limits) or "none")
     table.add_row("soft limits", ", ".join(report.soft_limits) or "none")
     for program in ("bash", "node"):

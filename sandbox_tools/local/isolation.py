@@ -98,7 +98,7 @@ def _remedy() -> str:
         if _sysctl(name) == value:
             return text
     if _sysctl("kernel/apparmor_restrict_unprivileged_userns") == "1":
-        return _apparmor_remedy()
+        return _APPARMOR
     if Path("/.dockerenv").exists() or Path("/run/.containerenv").exists():
         return _CONTAINER
     return (
@@ -124,15 +124,12 @@ _CONTAINER: Final = (
 )
 
 
-def _apparmor_remedy() -> str:
-    python = getattr(sys, "_base_executable", None) or sys.executable
-    return (
-        "Ubuntu's AppArmor lets only listed programs use user namespaces. List this Python: write "
-        f"`abi <abi/4.0>, include <tunables/global> profile sandbox-tools {Path(python).resolve()} "
-        "flags=(unconfined) { userns, }` to /etc/apparmor.d/sandbox-tools and run "
-        "`sudo apparmor_parser -r /etc/apparmor.d/sandbox-tools`. Every program that this Python runs may then create "
-        "user namespaces."
-    )
+_APPARMOR: Final = (
+    "Ubuntu's AppArmor lets only listed programs use user namespaces, and bubblewrap is one of them. Run `sudo apt "
+    "install bubblewrap`; on Ubuntu 24.04 also `sudo apt install apparmor-profiles && sudo ln -s "
+    "/usr/share/apparmor/extra-profiles/bwrap-userns-restrict /etc/apparmor.d/ && sudo apparmor_parser -r "
+    "/etc/apparmor.d/bwrap-userns-restrict`."
+)
 
 
 def _sysctl(name: str) -> str:
