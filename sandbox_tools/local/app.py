@@ -9,6 +9,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp
 
 from sandbox_tools.local.control import ControlPlane
+from sandbox_tools.local.egress import NoNetworkError
 from sandbox_tools.local.refusals import refusal
 from sandbox_tools.local.registry import Registry, RegistryError
 from sandbox_tools.local.runtime_api import RuntimeApi
@@ -33,6 +34,7 @@ def build_app(registry: Registry, *, api_key: str, address: str) -> ASGIApp:
             WireError: wire_error,
             HTTPException: http_error,
             RegistryError: refusal,
+            NoNetworkError: refusal,
         },
     )
     port = address.rpartition(":")[2]

@@ -29,6 +29,7 @@ from sandbox_tools.wire.control import (
     volume_mounts_to_json,
 )
 from sandbox_tools.wire.envelope import parse_json_object
+from sandbox_tools.wire.network import network_rules_from_json, network_rules_to_json
 
 MAX_REFRESH_S: Final = 3600
 MAX_PAGE: Final = 100
@@ -64,6 +65,7 @@ class ControlPlane:
             ("POST", "/sandboxes/{id}/pause", self.pause),
             ("POST", "/sandboxes/{id}/timeout", self.set_timeout),
             ("POST", "/sandboxes/{id}/refreshes", self.refresh),
+            ("PUT", "/sandboxes/{id}/network", self.set_network),
             ("POST", "/sandboxes/{id}/heartbeat", self.heartbeat),
             ("GET", "/sandboxes/{id}/logs", observation.logs),
             ("GET", "/sandboxes/{id}/metrics", observation.metrics),
@@ -136,6 +138,15 @@ class ControlPlane:
         _not_paused(entry).set_ttl(duration)
         return Response(status_code=204)
 
+    async def set_network(self, request: Request) -> Response:
+        """What is left out is closed, as it is on create; `allowPublicTraffic` stays as it is."""
+        entry = find(self._registry, request)
+        rules = network_rules_from_json(await read_json(request))
+        if entry.state != "running":
+            raise RequestError(409, f"the sandbox is not running: it is {entry.state}")
+        self._registry.set_network(entry, rules)
+        return Response(status_code=204)
+
     async def heartbeat(self, request: Request) -> Response:
         """In the legacy wrapper (wire contract 1.3). It is noted, and changes nothing."""
         entry = find(self._registry, request)
@@ -169,6 +180,7 @@ class ControlPlane:
                 "onTimeout": "pause" if entry.new.auto_pause else "kill",
                 "autoResume": entry.new.auto_resume,
             },
+            "network": network_rules_to_json(entry.new.network),
             "diagnostic": _diagnostic(entry),
             "isolation": report_to_json(self._registry.report),
         }

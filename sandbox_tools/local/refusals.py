@@ -5,6 +5,7 @@ from __future__ import annotations
 from starlette.requests import Request
 from starlette.responses import Response
 
+from sandbox_tools.local.egress import NoNetworkError
 from sandbox_tools.local.registry import IsolationMissingError, NotPausableError, SandboxLimitError
 from sandbox_tools.local.web import RequestError
 
@@ -17,7 +18,7 @@ def refusal(_: Request, error: Exception) -> Response:
         return _limit(error).response()
     if isinstance(error, IsolationMissingError):
         return _isolation(error).response()
-    if isinstance(error, NotPausableError):
+    if isinstance(error, (NotPausableError, NoNetworkError)):
         return RequestError(409, str(error)).response()
     return RequestError(500, "internal error").response()
 

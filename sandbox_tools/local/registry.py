@@ -8,6 +8,7 @@ import secrets
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -15,8 +16,10 @@ from typing import Final
 import anyio
 import anyio.to_thread
 
+from sandbox_tools.local.addresses import policy_of
 from sandbox_tools.local.background import Background
-from sandbox_tools.local.channel import ChannelError
+from sandbox_tools.local.channel import AgentError, ChannelError
+from sandbox_tools.local.egress import NoNetworkError
 from sandbox_tools.local.entry import DEFAULT_TTL_S, KEEP_PAUSED_S, Entry, Running, paused_entry
 from sandbox_tools.local.eventlog import EventLog
 from sandbox_tools.local.isolation import IsolationReport, probe, unavailable
@@ -29,6 +32,7 @@ from sandbox_tools.local.sandbox import Sandbox
 from sandbox_tools.local.state import Home, State
 from sandbox_tools.wire.control import NewSandbox
 from sandbox_tools.wire.envelope import WireError
+from sandbox_tools.wire.network import NetworkRules
 
 READY_TIMEOUT_S: Final = 10.0
 
@@ -117,6 +121,7 @@ class Registry:
             SandboxLimitError: There are as many as allowed.
         """
         await self._require_isolation()
+        self._require_network(new.network)
         with self._place():
             entry = await self._create(new, template_id)
             self._entries[entry.sandbox_id] = entry
@@ -189,6 +194,7 @@ class Registry:
             if entry.running is not None or entry.sandbox_id not in self._entries:
                 return False
             await self._require_isolation()
+            self._require_network(entry.new.network)
             with self._place(resumed=True):
                 entry.running = await self._restart(entry)
         if not keep_token:
@@ -198,6 +204,16 @@ class Registry:
         entry.home.forget_record()
         entry.log.add("resumed")
         return True
+
+    def set_network(self, entry: Entry, rules: NetworkRules) -> None:
+        """Replace what a running sandbox may reach; whether its previews are public changes only if that is said.
+
+        Raises:
+            NoNetworkError: It cannot be given a network.
+        """
+        entry.sandbox.egress.apply(policy_of(rules))
+        public = entry.new.network.public_previews if rules.public_previews is None else rules.public_previews
+        entry.new = replace(entry.new, network=replace(rules, public_previews=public))
 
     async def delete(self, entry: Entry) -> None:
         """End a sandbox and delete its files."""
@@ -246,6 +262,10 @@ class Registry:
         if report.level == "none":
             raise IsolationMissingError(report)
 
+    def _require_network(self, rules: NetworkRules) -> None:
+        if policy_of(rules).is_open and self.report.level != "namespaces":
+            raise NoNetworkError("network access needs sandboxes with a network of their own (level namespaces)")
+
     @contextmanager
     def _place(self, *, resumed: bool = False) -> Iterator[None]:
         """Hold the place of a sandbox that is being started."""
@@ -269,6 +289,7 @@ class Registry:
             _log.warning("sandbox %s could not be resumed: %s", entry.sandbox_id, error)
             raise IsolationMissingError(unavailable(str(error))) from None
         sandbox.add_envs(entry.new.envs)
+        sandbox.egress.apply(policy_of(entry.new.network))
         return Running(sandbox, Previews(sandbox))
 
     async def _create(self, new: NewSandbox, template_id: str) -> Entry:
@@ -278,6 +299,7 @@ class Registry:
             _log.warning("a sandbox could not be started: %s", error)
             raise IsolationMissingError(unavailable(str(error))) from None
         ready.sandbox.add_envs(new.envs)
+        ready.sandbox.egress.apply(policy_of(new.network))
         entry = Entry(
             sandbox_id=ready.sandbox_id,
             template_id=template_id,
@@ -316,11 +338,13 @@ class Registry:
             self._background.start(partial(self._limits.serve, sandbox, home.workspace, confined))
             with anyio.fail_after(READY_TIMEOUT_S):
                 await sandbox.channel.wait_until_ready()
+                if self.report.level == "namespaces":
+                    await sandbox.prepare_network()
         except BaseException as error:
             if sandbox is not None:
                 with anyio.CancelScope(shield=True):
                     await sandbox.close()
-            if isinstance(error, (ChannelError, TimeoutError)):
+            if isinstance(error, (AgentError, ChannelError, TimeoutError)):
                 raise LaunchError("the agent ended early") from None
             raise
         return sandbox

@@ -18,9 +18,11 @@ from sandbox_tools.local import launcher, native, tasks
 from sandbox_tools.local.background import Background
 from sandbox_tools.local.channel import AgentError, Channel, ChannelError
 from sandbox_tools.local.cpu import CpuMeter
+from sandbox_tools.local.egress import Egress
 from sandbox_tools.local.eventlog import EventLog, Level
 from sandbox_tools.local.launcher import Launched
 from sandbox_tools.local.layout import environment
+from sandbox_tools.local.outside import Outside
 from sandbox_tools.local.pipes import Pipe
 from sandbox_tools.local.process import Output, Process
 from sandbox_tools.local.watchers import Watchers
@@ -52,12 +54,20 @@ class Sandbox:
     Args:
         background: Where the work of its processes runs.
         log: What happens in it is noted there; None is a new one.
+        outside: How its egress proxy reaches the network; None is this machine's way.
 
     Attributes:
         end_reason: Why the host ended it, in words; "" when it did not.
     """
 
-    def __init__(self, launched: Launched, *, background: Background, log: EventLog | None = None) -> None:
+    def __init__(
+        self,
+        launched: Launched,
+        *,
+        background: Background,
+        log: EventLog | None = None,
+        outside: Outside | None = None,
+    ) -> None:
         self._pidfd = launched.pidfd
         self._background = background
         self._envs = environment()
@@ -70,13 +80,14 @@ class Sandbox:
         self.watchers: Final = Watchers(self.channel)
         self.cpu: Final = CpuMeter()
         self.log: Final = log or EventLog()
+        self.egress: Final = Egress(background=background, outside=outside)
         self.stopped: Final = anyio.Event()
         self.end_reason = ""
 
     @property
     def envs(self) -> dict[str, str]:
         """The environment that a process starts from. Secret-bearing."""
-        return dict(self._envs)
+        return {**self.egress.envs, **self._envs}
 
     def add_envs(self, envs: Mapping[str, str]) -> None:
         """Add to the environment of every process that is started from now on. Secret-bearing."""
@@ -90,6 +101,15 @@ class Sandbox:
             ProcessLookupError: It is gone.
         """
         return native.pid_of(self._pidfd)
+
+    async def prepare_network(self) -> None:
+        """Get what the egress proxy needs, before any code of a user runs.
+
+        Raises:
+            AgentError: It has no network of its own.
+            ChannelError: The sandbox is gone.
+        """
+        self.egress.use(await self.channel.new_socket())
 
     async def serve(self) -> None:
         """Listen to the agent until it is gone or breaks the rules, then see to it that every process is gone."""
@@ -107,6 +127,7 @@ class Sandbox:
             self._closing = True
             launcher.kill(self._pidfd)
             self.channel.close()
+            self.egress.close()
             await self.stopped.wait()
 
     def end(self, reason: str) -> None:
@@ -222,7 +243,7 @@ class Sandbox:
         pipes = [pipe for pipe in (stdin, stdout, stderr) if pipe is not None]
         fields = {
             "argv": [command.cmd, *command.args],
-            "env": {**self._envs, **({"TERM": "xterm-256color"} if size else {}), **command.envs},
+            "env": {**self.envs, **({"TERM": "xterm-256color"} if size else {}), **command.envs},
             "cwd": _absolute(command.cwd),
             "stdin": stdin is not None,
             "pty": [size.cols, size.rows] if size else None,
@@ -282,6 +303,7 @@ class Sandbox:
     async def _end(self) -> None:
         """PID 1 is killed, and the kernel with it kills the rest before it lets PID 1 go."""
         launcher.kill(self._pidfd)
+        self.egress.close()
         with anyio.move_on_after(_KILL_TIMEOUT_S):
             await anyio.wait_readable(self._pidfd)
         os.close(self._pidfd)
