@@ -2,8 +2,8 @@
 
 Some addresses are never reached, whatever the rules say: loopback, link-local, the metadata services of clouds,
 multicast and what is reserved. Private ranges are reached only where a rule names a part of one. Addresses of IPv6
-that stand for one of IPv4 (mapped, NAT64, 6to4, Teredo) are judged as both. Source of the ranges: the IANA registries
-of special-purpose addresses; `reference`: RFC 6890, RFC 4291, RFC 6052.
+that stand for one of IPv4 (mapped, NAT64, 6to4) are judged as that one. Source of the ranges: the IANA registries of
+special-purpose addresses.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ _NEVER_V6: Final = {
     "fe80::/10": "it is a link-local address",
     "fc00::/7": "it is a private address",  # with fd00:ec2::254 and fd20:ce::254, metadata services of AWS and Google
     "ff00::/8": "it is a multicast address",
+    "2001::/23": "it is reserved",  # with Teredo, 2001::/32
     "2001:db8::/32": "it is reserved",
     "3fff::/20": "it is reserved",
 }
 _GLOBAL_V6: Final = IPv6Network("2000::/3")
 _MAPPED: Final = IPv6Network("::ffff:0:0/96")
 _NAT64: Final = IPv6Network("64:ff9b::/96")
-_TEREDO: Final = IPv6Network("2001::/32")
 _6TO4: Final = IPv6Network("2002::/16")
 
 _NEVER_V4_RANGES: Final = [(IPv4Network(text), why) for text, why in _NEVER_V4.items()]
@@ -98,9 +98,6 @@ def embedded_addresses(address: IPv6Address) -> Iterator[IPv4Address]:
         yield IPv4Address(int(address) & 0xFFFF_FFFF)
     elif address in _6TO4:
         yield IPv4Address((int(address) >> 80) & 0xFFFF_FFFF)
-    elif address in _TEREDO:
-        yield IPv4Address((int(address) >> 64) & 0xFFFF_FFFF)
-        yield IPv4Address(~int(address) & 0xFFFF_FFFF)
 
 
 def _refusal_v4(address: IPv4Address, policy: Policy) -> str | None:
