@@ -83,7 +83,7 @@ async def send_input(request: Request, sandbox: Sandbox) -> Response:
 async def stream_input(request: Request, sandbox: Sandbox) -> Response:
     """Write what comes in envelopes: first which process, then its input, as it comes."""
     process, decoder = None, FrameDecoder(max_frame_bytes=MAX_JSON_BYTES)
-    async for chunk in body_chunks(request, MAX_UPLOAD_BYTES):
+    async for chunk in body_chunks(request, MAX_UPLOAD_BYTES, idle_timeout_s=None):  # a person may be typing
         for frame in decoder.feed(chunk):
             message = parse_json_object(frame.payload, what="a message") if frame.payload else {}
             if isinstance(start := message.get("start"), dict):

@@ -16,6 +16,7 @@ import uvicorn
 from sandbox_tools.local.app import build_app
 from sandbox_tools.local.background import Background
 from sandbox_tools.local.cgroups import Cgroups
+from sandbox_tools.local.connections import Connection
 from sandbox_tools.local.isolation import LAUNCHER_KINDS, LauncherKind
 from sandbox_tools.local.launcher import Launcher
 from sandbox_tools.local.layout import host_layout
@@ -122,7 +123,7 @@ class _Server(uvicorn.Server):
     def __init__(self, app: Callable[..., Any], on_ready: Callable[[], None]) -> None:
         config = uvicorn.Config(
             app,
-            http="h11",
+            http=Connection,
             ws="none",
             lifespan="off",
             log_config=None,

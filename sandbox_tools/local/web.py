@@ -23,6 +23,12 @@ from sandbox_tools.wire.errors import error_body_json
 MAX_JSON_BYTES: Final = 1 << 20
 MAX_UPLOAD_BYTES: Final = 1 << 30
 
+BODY_TIMEOUT_S: Final = 30.0
+"""For a whole body that may be JSON."""
+
+BODY_IDLE_TIMEOUT_S: Final = 30.0
+"""How long a client may send nothing in the middle of a larger one."""
+
 _log: Final = logging.getLogger(__name__)
 
 
@@ -85,15 +91,21 @@ def same(given: str, secret: str) -> bool:
     return hmac.compare_digest(given.encode("utf-8", "replace"), secret.encode())
 
 
-async def body_chunks(request: Request, max_bytes: int) -> AsyncIterator[bytes]:
+async def body_chunks(
+    request: Request, max_bytes: int, *, idle_timeout_s: float | None = BODY_IDLE_TIMEOUT_S
+) -> AsyncIterator[bytes]:
     """Yield the body as it comes.
 
+    Args:
+        idle_timeout_s: How long the client may send nothing; None is for ever.
+
     Raises:
-        RequestError: It is larger than `max_bytes` (413).
+        RequestError: It is larger than `max_bytes` (413), or comes too slowly (408).
         ClientDisconnect: The client went away before its end.
     """
     left = max_bytes
-    async for chunk in request.stream():
+    stream = aiter(request.stream())
+    while (chunk := await _next_chunk(stream, idle_timeout_s)) is not None:
         left -= len(chunk)
         if left < 0:
             raise RequestError(413, f"the body is larger than {max_bytes} bytes")
@@ -102,8 +114,20 @@ async def body_chunks(request: Request, max_bytes: int) -> AsyncIterator[bytes]:
 
 
 async def read_body(request: Request, max_bytes: int = MAX_JSON_BYTES) -> bytes:
-    """Return a body that may be JSON."""
-    return b"".join([chunk async for chunk in body_chunks(request, max_bytes)])
+    """Return a body that may be JSON.
+
+    Raises:
+        RequestError: It is larger than `max_bytes` (413), or comes too slowly (408).
+    """
+    with anyio.move_on_after(BODY_TIMEOUT_S):
+        return b"".join([chunk async for chunk in body_chunks(request, max_bytes, idle_timeout_s=None)])
+    raise RequestError(408, "the body comes too slowly")
+
+
+async def _next_chunk(stream: AsyncIterator[bytes], timeout_s: float | None) -> bytes | None:
+    with anyio.move_on_after(timeout_s):
+        return await anext(stream, None)
+    raise RequestError(408, "the body comes too slowly")
 
 
 async def read_json(request: Request, max_bytes: int = MAX_JSON_BYTES) -> dict[str, object]:
