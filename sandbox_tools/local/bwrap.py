@@ -59,6 +59,7 @@ def arguments(
         *_flat(("--ro-bind", source, target) for source, target in layout["binds"]),
         *_flat(("--symlink", target, path) for target, path in [*layout["links"], ("/tmp", "/var/tmp")]),
         *_flat(("--perms", "0644", "--file", str(fd), path) for path, fd in files.items()),
+        *_flat(("--bind", source, target) for source, target in layout["volumes"]),
         *("--dir", mounts.WORKSPACE, "--remount-ro", "/dev", "--remount-ro", "/"),
         *("--bind", workspace, mounts.WORKSPACE),
     ]

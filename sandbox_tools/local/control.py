@@ -82,8 +82,6 @@ class ControlPlane:
         """`waitReady` makes no difference: the answer always comes when the sandbox runs."""
         body = await read_body(request)
         new = create_request_from_json(parse_json_object(body, what="the body") if body else {})
-        if new.volume_mounts:
-            raise RequestError(400, "volumeMounts is not supported by the local sandbox")
         entry = await self._registry.create(new, self._templates.resolve(new.template or "base"))
         return json_response(self._record(entry), 201)
 

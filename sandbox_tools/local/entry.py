@@ -108,7 +108,6 @@ class Entry:
     def paused_record(self) -> PausedRecord:
         """What is kept of it on disk while it is paused."""
         return PausedRecord(
-            sandbox_id=self.sandbox_id,
             template_id=self.template_id,
             new=self.new,
             env_names=(*self.lost_envs, *self.new.envs),
@@ -137,7 +136,7 @@ class Entry:
 def paused_entry(record: PausedRecord, home: Home) -> Entry:
     """Return the entry of a sandbox that an earlier service paused."""
     return Entry(
-        sandbox_id=record.sandbox_id,
+        sandbox_id=home.path.name,
         template_id=record.template_id,
         new=record.new,
         home=home,

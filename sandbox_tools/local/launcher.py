@@ -62,13 +62,16 @@ class Launcher:
     def __init__(self, layout: Layout, *, kinds: Sequence[LauncherKind] = LAUNCHER_KINDS) -> None:
         self.kinds: Final = tuple(kinds)
         self.kind: LauncherKind = self.kinds[0]
-        self._layout = layout
+        self.layout: Final = layout
         self._zygote: subprocess.Popen[bytes] | None = None
         self._control: socket.socket | None = None
         self._starting = anyio.Lock()
 
-    async def launch(self, workspace: Path, uid: int | None) -> Launched:
+    async def launch(self, workspace: Path, uid: int | None, volumes: Sequence[tuple[Path, str]] = ()) -> Launched:
         """Start a sandbox on a workspace that `uid` owns (None: our own user).
+
+        Args:
+            volumes: More directories and their paths inside, which `volumes.check` has passed.
 
         Raises:
             LaunchError: The machine does not allow it, or it took too long.
@@ -76,7 +79,7 @@ class Launcher:
         launched = None
         with anyio.move_on_after(LAUNCH_TIMEOUT_S):
             control = await self._running_zygote()
-            launched = await _launch(control, workspace, uid)
+            launched = await _launch(control, workspace, uid, volumes)
         if launched is None:
             raise LaunchError("the launcher did not answer in time")
         return launched
@@ -138,7 +141,7 @@ class Launcher:
 
     def _orders(self) -> dict[str, object]:
         package = str(Path(__file__).parent.parent)
-        layout = asdict(self._layout)
+        layout = asdict(self.layout)
         if self.kind == "bwrap":
             layout["binds"] = (*layout["binds"], (f"{package}/guest", f"{bwrap.GUEST_DIRECTORY}/guest"))
         return {"package": package, "kind": self.kind, "python": _interpreter(), **layout}
@@ -159,7 +162,21 @@ def spare_uid() -> int | None:
         return None
     for first, count in _SPARE_UIDS:
         if _is_mapped(first) and _is_mapped(first + count):
-            return first + secrets.randbelow(count)
+            return first + 1 + secrets.randbelow(count)  # the first is `volumes_uid`
+    raise LaunchError("there is no spare user id in this user namespace")
+
+
+def volumes_uid() -> int | None:
+    """Return the user id of all sandboxes with volumes when we are root, else None: they can share a volume.
+
+    Raises:
+        LaunchError: This user namespace maps no id that is free.
+    """
+    if os.getuid() != 0:
+        return None
+    for first, _ in _SPARE_UIDS:
+        if _is_mapped(first):
+            return first
     raise LaunchError("there is no spare user id in this user namespace")
 
 
@@ -171,10 +188,14 @@ def _is_mapped(uid: int) -> bool:
     return False
 
 
-async def _launch(control: socket.socket, workspace: Path, uid: int | None) -> Launched:
+async def _launch(
+    control: socket.socket, workspace: Path, uid: int | None, volumes: Sequence[tuple[Path, str]]
+) -> Launched:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     outcome, their_outcome = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    request = json.dumps({"workspace": str(workspace), "uid": uid}).encode()
+    request = json.dumps(
+        {"workspace": str(workspace), "uid": uid, "volumes": [[str(source), target] for source, target in volumes]}
+    ).encode()
     with outcome:
         try:
             with theirs, their_outcome:

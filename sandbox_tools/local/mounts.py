@@ -58,7 +58,7 @@ _SYSCTLS: Final = {
 _KEPT_FLAGS: Final = {1: 1, 2: 2, 4: 4, 8: 8, 1024: 1024, 2048: 2048, 4096: native.MS_RELATIME}
 
 
-def build_root(binds: list[list[str]], links: list[list[str]], files: dict[str, str]) -> None:
+def build_root(binds: list[list[str]], links: list[list[str]], files: dict[str, str], volumes: list[list[str]]) -> None:
     """Replace the root by the sandbox's. The working directory must be the workspace's directory on the host.
 
     The workspace is reached as "." because its parents may be closed to the sandbox's user.
@@ -75,6 +75,10 @@ def build_root(binds: list[list[str]], links: list[list[str]], files: dict[str, 
     for path, text in files.items():
         _write_new(path, text)
     _limit_and_mask_proc()
+    for source, target in volumes:
+        os.makedirs(target)
+        native.mount(_OLD + source, target, flags=MS_BIND)
+        _remount(target, _SECURE)
     os.makedirs(WORKSPACE)
     native.mount(".", WORKSPACE, flags=MS_BIND)
     _remount(WORKSPACE, _SECURE)
@@ -95,6 +99,17 @@ def stage(binds: list[list[str]], directory: str) -> list[list[str]]:
     places = [f"{directory}/{index}" for index in range(len(binds))]
     _bind_read_only([(source, place) for (source, _), place in zip(binds, places, strict=True)])
     return [[place, target] for (_, target), place in zip(binds, places, strict=True)]
+
+
+def stage_volumes(volumes: list[list[str]], directory: str) -> list[list[str]]:
+    """Do the same for the volumes of one sandbox, in a mount namespace of its own."""
+    if volumes:
+        native.unshare(native.CLONE_NEWNS)
+    places = [f"{directory}/volume{index}" for index in range(len(volumes))]
+    for (source, _), place in zip(volumes, places, strict=True):
+        os.makedirs(place, exist_ok=True)  # the directories are seen by all sandboxes, the mounts are not
+        native.mount(source, place, flags=MS_BIND)
+    return [[place, target] for (_, target), place in zip(volumes, places, strict=True)]
 
 
 def _mount_own() -> None:

@@ -27,7 +27,6 @@ class PausedRecord:
         ttl_s: Its time to live, if who resumes it names none.
     """
 
-    sandbox_id: str
     template_id: str
     new: NewSandbox
     env_names: tuple[str, ...]
@@ -41,7 +40,6 @@ def record_to_bytes(record: PausedRecord) -> bytes:
     return json.dumps(
         {
             "version": _VERSION,
-            "sandboxID": record.sandbox_id,
             "templateID": record.template_id,
             "create": create_request_json(replace(record.new, envs={})),
             "envNames": list(record.env_names),
@@ -66,7 +64,6 @@ def record_from_bytes(data: bytes) -> PausedRecord:
         if not isinstance(create, dict) or not isinstance(names, list):
             raise TypeError
         return PausedRecord(
-            sandbox_id=str(message["sandboxID"]),
             template_id=str(message["templateID"]),
             new=create_request_from_json(create),
             env_names=tuple(str(name) for name in names),

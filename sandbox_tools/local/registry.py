@@ -6,7 +6,7 @@ import logging
 import math
 import secrets
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -16,6 +16,7 @@ from typing import Final
 import anyio
 import anyio.to_thread
 
+from sandbox_tools.local import volumes
 from sandbox_tools.local.addresses import policy_of
 from sandbox_tools.local.background import Background
 from sandbox_tools.local.channel import AgentError, ChannelError
@@ -23,21 +24,21 @@ from sandbox_tools.local.egress import NoNetworkError
 from sandbox_tools.local.entry import DEFAULT_TTL_S, KEEP_PAUSED_S, Entry, Running, paused_entry
 from sandbox_tools.local.eventlog import EventLog
 from sandbox_tools.local.isolation import IsolationReport, probe, unavailable
-from sandbox_tools.local.launcher import Launcher, LaunchError, spare_uid
+from sandbox_tools.local.launcher import Launcher, LaunchError, spare_uid, volumes_uid
 from sandbox_tools.local.limits import Limits
 from sandbox_tools.local.paused import record_from_bytes, record_to_bytes
 from sandbox_tools.local.pool import Pool, Ready
 from sandbox_tools.local.preview import Previews
 from sandbox_tools.local.sandbox import Sandbox
 from sandbox_tools.local.state import Home, State
-from sandbox_tools.wire.control import NewSandbox
+from sandbox_tools.wire.control import NewSandbox, VolumeMount
 from sandbox_tools.wire.envelope import WireError
 from sandbox_tools.wire.network import NetworkRules
 
 READY_TIMEOUT_S: Final = 10.0
 
-MAX_PAUSED_EACH: Final = 20
-"""Paused sandboxes for each one that may run: their records take memory, their files disk."""
+MAX_PAUSED_EACH: Final = 4
+"""Paused sandboxes for each one that may run: each takes memory, disk and a descriptor."""
 
 _log: Final = logging.getLogger(__name__)
 
@@ -119,9 +120,11 @@ class Registry:
         Raises:
             IsolationMissingError: This machine cannot isolate one.
             SandboxLimitError: There are as many as allowed.
+            WireError: A volume cannot be mounted where it should be.
         """
         await self._require_isolation()
         self._require_network(new.network)
+        self._check_volumes(new.volume_mounts)
         with self._place():
             entry = await self._create(new, template_id)
             self._entries[entry.sandbox_id] = entry
@@ -165,7 +168,8 @@ class Registry:
             elif not self._keep_paused:
                 home.leave()
             else:
-                entry = self._entries[record.sandbox_id] = paused_entry(record, home)
+                entry = paused_entry(record, home)
+                self._entries[entry.sandbox_id] = entry
                 entry.log.add("found paused")
                 self._background.start(partial(self._end_in_time, entry))
 
@@ -197,13 +201,13 @@ class Registry:
             self._require_network(entry.new.network)
             with self._place(resumed=True):
                 entry.running = await self._restart(entry)
-        if not keep_token:
-            entry.access_token = secrets.token_urlsafe(32)
-        entry.activated_at = time.time()
-        entry.set_ttl(entry.ttl_s)
-        entry.home.forget_record()
-        entry.log.add("resumed")
-        return True
+            if not keep_token:
+                entry.access_token = secrets.token_urlsafe(32)
+            entry.activated_at = time.time()
+            entry.set_ttl(entry.ttl_s)
+            entry.home.forget_record()
+            entry.log.add("resumed")
+            return True
 
     def set_network(self, entry: Entry, rules: NetworkRules) -> None:
         """Replace what a running sandbox may reach; whether its previews are public changes only if that is said.
@@ -262,6 +266,11 @@ class Registry:
         if report.level == "none":
             raise IsolationMissingError(report)
 
+    def _check_volumes(self, mounts: Sequence[VolumeMount]) -> None:
+        if mounts and self.report.level != "namespaces":
+            raise WireError("volumeMounts needs sandboxes with mounts of their own (level namespaces)")
+        volumes.check(mounts, self._launcher.layout)
+
     def _require_network(self, rules: NetworkRules) -> None:
         if policy_of(rules).is_open and self.report.level != "namespaces":
             raise NoNetworkError("network access needs sandboxes with a network of their own (level namespaces)")
@@ -284,46 +293,42 @@ class Registry:
 
     async def _restart(self, entry: Entry) -> Running:
         try:
-            sandbox = await self._start(entry.home, entry.log)
+            sandbox = await self._start(entry.home, entry.log, entry.new.volume_mounts)
         except LaunchError as error:
             _log.warning("sandbox %s could not be resumed: %s", entry.sandbox_id, error)
             raise IsolationMissingError(unavailable(str(error))) from None
-        sandbox.add_envs(entry.new.envs)
-        sandbox.egress.apply(policy_of(entry.new.network))
-        return Running(sandbox, Previews(sandbox))
+        return _running(sandbox, entry.new)
 
     async def _create(self, new: NewSandbox, template_id: str) -> Entry:
         try:
-            ready = self._pool.take() or await self._launch()
+            ready = (None if new.volume_mounts else self._pool.take()) or await self._launch(new.volume_mounts)
         except LaunchError as error:
             _log.warning("a sandbox could not be started: %s", error)
             raise IsolationMissingError(unavailable(str(error))) from None
-        ready.sandbox.add_envs(new.envs)
-        ready.sandbox.egress.apply(policy_of(new.network))
         entry = Entry(
             sandbox_id=ready.sandbox_id,
             template_id=template_id,
             new=new,
             home=ready.home,
             log=ready.sandbox.log,
-            running=Running(ready.sandbox, Previews(ready.sandbox)),
+            running=_running(ready.sandbox, new),
         )
         entry.set_ttl(new.ttl_s or DEFAULT_TTL_S)
         entry.log.add("created", template=template_id)
         return entry
 
-    async def _launch(self) -> Ready:
+    async def _launch(self, mounts: Sequence[VolumeMount] = ()) -> Ready:
         sandbox_id = f"sb-{secrets.token_hex(10)}"
-        home = self._state.new_home(sandbox_id, spare_uid())
+        home = self._state.new_home(sandbox_id, volumes_uid() if mounts else spare_uid())
         try:
-            sandbox = await self._start(home, EventLog())
+            sandbox = await self._start(home, EventLog(), mounts)
         except BaseException:
             with anyio.CancelScope(shield=True):
                 await anyio.to_thread.run_sync(home.remove)
             raise
         return Ready(sandbox_id=sandbox_id, home=home, sandbox=sandbox)
 
-    async def _start(self, home: Home, log: EventLog) -> Sandbox:
+    async def _start(self, home: Home, log: EventLog, mounts: Sequence[VolumeMount]) -> Sandbox:
         """Start the processes of a sandbox on its files.
 
         Raises:
@@ -331,7 +336,8 @@ class Registry:
         """
         sandbox = None
         try:
-            launched = await self._launcher.launch(home.workspace, home.uid)
+            places = [(self._state.volume(mount.name, home.uid), mount.path) for mount in mounts]
+            launched = await self._launcher.launch(home.workspace, home.uid, places)
             # A name of its own: when a sandbox is resumed, the group of its former processes may still be there.
             confined = await self._limits.confine(f"{home.path.name}-{secrets.token_hex(4)}", launched)
             sandbox = Sandbox(launched, background=self._background, log=log)
@@ -360,6 +366,12 @@ class Registry:
                         await self._suspend(entry)
             else:
                 await self.delete(entry)
+
+
+def _running(sandbox: Sandbox, new: NewSandbox) -> Running:
+    sandbox.add_envs(new.envs)
+    sandbox.egress.apply(policy_of(new.network))
+    return Running(sandbox, Previews(sandbox))
 
 
 async def _end(entry: Entry) -> None:

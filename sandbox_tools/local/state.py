@@ -95,6 +95,7 @@ class State:
     def __init__(self, directory: Path) -> None:
         self.directory: Final = directory
         self._sandboxes = directory / "sandboxes"
+        self._volumes = directory / "volumes"
 
     def prepare(self) -> None:
         """Make the directory, closed to other users: a sandbox can make setuid files of its user's in it."""
@@ -115,6 +116,19 @@ class State:
         if uid is not None:
             os.chown(home.workspace, uid, uid)
         return home
+
+    def volume(self, name: str, uid: int | None) -> Path:
+        """Return the directory of a volume; the first who asks makes it. `volumes.check` has passed the name.
+
+        Raises:
+            OSError: It cannot be made.
+        """
+        path = self._volumes / name
+        for directory in (self._volumes, path):
+            directory.mkdir(mode=0o700, exist_ok=True)
+        if uid is not None:
+            os.chown(path, uid, uid)
+        return path
 
     def remove_abandoned(self) -> None:
         """Delete what servers left that were killed; paused sandboxes stay. Blocks."""

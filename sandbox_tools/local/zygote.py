@@ -81,6 +81,9 @@ def _launch(
     """In the first child: enter the namespaces, fork PID 1, report it, and go."""
     try:
         os.chdir(request["workspace"])
+        if request["uid"] is not None:
+            request["volumes"] = mounts.stage_volumes(request["volumes"], STAGING_DIRECTORY)
+        layout["volumes"] = request["volumes"]
         if layout["kind"] == "bwrap":
             _become_bwrap(request, layout, code, agent_fd=agent_fd, outcome=outcome)
         _become(request["uid"])
@@ -130,7 +133,7 @@ def _be_pid_1(
         os.setsid()
         native.set_hostname("sandbox")
         native.bring_loopback_up()
-        mounts.build_root(layout["binds"], layout["links"], layout["files"])
+        mounts.build_root(layout["binds"], layout["links"], layout["files"], layout["volumes"])
         _lock_down(launcher_pidfd)
         outcome = _keep_only(agent_fd, outcome)
         seccomp.install(code)
