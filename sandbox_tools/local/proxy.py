@@ -160,6 +160,7 @@ async def _tunnel(peer: _Peer, target: Target, reach: Reach) -> None:
 async def _forward(peer: _Peer, request: h11.Request, target: Target, reach: Reach) -> None:
     link = await reach(target.host, target.port)
     server = _Peer(h11.CLIENT, link, _MAX_ANSWER_HEADER_BYTES)
+    problem = ""
     try:
         await server.send(h11.Request(method=request.method, target=target.path, headers=_to_server(request, target)))
         if peer.http.they_are_waiting_for_100_continue:
