@@ -1,14 +1,15 @@
-"""Preview URLs: forwards HTTP to a port inside a sandbox (wire contract 5).
+"""Previews: forwards HTTP to a port inside a sandbox (wire contract 5).
 
 The connection is a socket that the agent opened inside the sandbox's network namespace, so "127.0.0.1:port" can only
-mean the sandbox's own. The HTTP is httpcore's.
+mean the sandbox's own. The HTTP is httpcore's. Which preview a request is for, and who may see it: preview_site.py.
 """
 
 from __future__ import annotations
 
 import socket
-from collections.abc import AsyncIterator, Iterable
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Collection, Iterable, Iterator
+from contextlib import AsyncExitStack, contextmanager
+from dataclasses import dataclass
 from typing import Any, Final
 
 import anyio
@@ -18,8 +19,12 @@ from starlette.responses import Response
 
 from sandbox_tools.local.channel import ChannelError
 from sandbox_tools.local.sandbox import Sandbox
-from sandbox_tools.local.web import MAX_UPLOAD_BYTES, OwningResponse, RequestError, body_chunks
-from sandbox_tools.wire.preview import parse_port
+from sandbox_tools.local.web import MAX_UPLOAD_BYTES, OwningResponse, body_chunks
+
+MAX_TUNNELS: Final = 64
+"""WebSockets of one sandbox."""
+
+Headers = list[tuple[bytes, bytes]]
 
 _MAX_CONNECTIONS: Final = 64
 _WRITE_TIMEOUT_S: Final = 60.0
@@ -35,20 +40,64 @@ _NOT_FOR_THE_APP: Final = _HOP_BY_HOP | {
     b"x-access-token",
     b"e2b-traffic-access-token",
     b"x-api-key",
-    b"cookie",  # a browser sends those of every server on this machine, whatever its port
+    b"expect",  # was answered here
     b"host",  # these are written anew
     b"x-forwarded-host",
     b"x-forwarded-prefix",
     b"x-forwarded-proto",
 }
-_NOT_FOR_THE_CALLER: Final = _HOP_BY_HOP | {b"set-cookie", b"set-cookie2", b"clear-site-data"}
-"""For the same reason: they would be set for every server on this machine. Own origins for previews will bring both."""
+_COOKIES: Final = frozenset({b"cookie", b"set-cookie", b"set-cookie2", b"clear-site-data", b"service-worker-allowed"})
+"""Where all previews share one origin with our routes, and with every other server of this machine."""
+
+
+class NotServedError(Exception):
+    """Nothing answers at a port. The message is ours."""
+
+    def __init__(self, port: int, problem: str) -> None:
+        self.port: Final = port
+        super().__init__(f"port {port} of the sandbox{problem}")
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What is asked of a port.
+
+    Attributes:
+        path: The target of the request, with its query, exactly as it was sent.
+        host: The Host of the request.
+        prefix: The path of the preview on our own origin; None on an origin of its own.
+    """
+
+    port: int
+    path: bytes
+    host: str
+    prefix: str | None = None
+
+    def request_headers(self, given: Headers, hidden: Collection[str]) -> Headers:
+        """Return what the app gets: nothing that is for one hop or for us, and no value with a hidden text in it."""
+        dropped = _NOT_FOR_THE_APP if self.prefix is None else _NOT_FOR_THE_APP | _COOKIES
+        texts = [text.encode() for text in hidden]
+        headers = [pair for pair in _without(given, dropped) if not any(text in pair[1] for text in texts)]
+        # On its own origin the app sees the name that its pages see, or it would refuse their requests as foreign.
+        host = self.host.encode("latin-1")
+        forwarded = [(b"x-forwarded-host", host), (b"x-forwarded-proto", b"http")]
+        if self.prefix is None:
+            return [(b"host", host), *headers, *forwarded]
+        prefix = (b"x-forwarded-prefix", self.prefix.encode("latin-1"))
+        return [(b"host", f"127.0.0.1:{self.port}".encode()), *headers, *forwarded, prefix]
+
+    def response_headers(self, given: Iterable[tuple[bytes, bytes]]) -> Headers:
+        """Return what the caller gets. A cookie is for its own origin only, whatever the app says."""
+        headers = _without(given, _HOP_BY_HOP if self.prefix is None else _HOP_BY_HOP | _COOKIES)
+        return [(name, _host_only(value) if name == b"set-cookie" else value) for name, value in headers]
 
 
 class Previews:
     """The connections to the ports of one sandbox."""
 
     def __init__(self, sandbox: Sandbox) -> None:
+        self._sandbox = sandbox
+        self._tunnels = 0
         self._pool = httpcore.AsyncConnectionPool(
             max_connections=_MAX_CONNECTIONS,
             max_keepalive_connections=0,  # a new one costs 0.2 ms; one that the app closed meanwhile costs a 502
@@ -58,67 +107,80 @@ class Previews:
     async def close(self) -> None:
         await self._pool.aclose()
 
-    async def forward(self, request: Request, sandbox_id: str) -> Response:
-        """Answer a request to `/rt/{id}/proxy/{port}/...` with what the port answers.
+    async def forward(self, request: Request, target: Target, *, hidden: Collection[str]) -> Response:
+        """Answer a request with what the port answers.
 
         Raises:
-            WireError: The port is not one.
-        RequestError: It does not listen, or does not speak HTTP (502).
+            NotServedError: It does not listen, or does not speak HTTP.
         """
-        prefix, port, target = _split(request)
         outgoing = httpcore.Request(
             method=request.method.encode("ascii"),
-            url=httpcore.URL(scheme=b"http", host=b"127.0.0.1", port=port, target=target),
-            headers=_request_headers(request, port, prefix),
+            url=httpcore.URL(scheme=b"http", host=b"127.0.0.1", port=target.port, target=target.path),
+            headers=target.request_headers(request.headers.raw, hidden),
             content=_content(request),
             extensions={"timeout": {"read": _READ_TIMEOUT_S, "write": _WRITE_TIMEOUT_S, "pool": _POOL_TIMEOUT_S}},
         )
-        problem = ""
+        problem = " does not answer with HTTP"
         try:
-            return _response(await self._pool.handle_async_request(outgoing))
+            upstream = await self._pool.handle_async_request(outgoing)
         except httpcore.ConnectError:
-            problem = f"port {port} of the sandbox: port is not listening"
+            problem = ": port is not listening"
         except httpcore.PoolTimeout:
-            problem = f"port {port} of the sandbox has too many open connections"
+            problem = " has too many open connections"
         except (httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException):
-            problem = f"port {port} of the sandbox does not answer with HTTP"
-        raise RequestError(502, problem, extra={"sandboxId": sandbox_id, "port": port})
+            pass
+        else:
+            if upstream.status >= 200:  # it "switches protocols", though nobody asked for that
+                return _response(upstream, target)
+            await upstream.aclose()
+        raise NotServedError(target.port, problem)
+
+    @contextmanager
+    def tunnel(self, port: int) -> Iterator[None]:
+        """Count one long connection.
+
+        Raises:
+            NotServedError: There are too many.
+        """
+        if self._tunnels >= MAX_TUNNELS:
+            raise NotServedError(port, " has too many open connections")
+        self._tunnels += 1
+        try:
+            yield
+        finally:
+            self._tunnels -= 1
+
+    async def connect(self, port: int) -> Stream:
+        """Return a connection, the caller's to close.
+
+        Raises:
+            NotServedError: The port does not listen.
+        """
+        try:
+            return Stream(await self._sandbox.connect(port))
+        except (ConnectionError, ChannelError):
+            pass
+        raise NotServedError(port, ": port is not listening")
 
 
-def _response(upstream: httpcore.Response) -> Response:
+def _response(upstream: httpcore.Response, target: Target) -> Response:
     stack = AsyncExitStack()
     stack.push_async_callback(upstream.aclose)
     response = OwningResponse(upstream.aiter_stream(), status_code=upstream.status, owned=stack)
-    response.raw_headers = _without(upstream.headers, _NOT_FOR_THE_CALLER)
+    response.raw_headers = target.response_headers(upstream.headers)
     return response
 
 
-def _split(request: Request) -> tuple[str, int, bytes]:
-    """Return the preview's path prefix, the port, and the rest of the target exactly as it was sent."""
-    raw: bytes = request.scope["raw_path"]
-    parts = raw.split(b"/", 5)  # "", rt, id, proxy, port, rest
-    port = parse_port(parts[4].decode("latin-1") if len(parts) > 4 else "")
-    target = b"/" + (parts[5] if len(parts) > 5 else b"")
-    query: bytes = request.scope["query_string"]
-    return b"/".join(parts[:5]).decode("latin-1"), port, target + (b"?" + query if query else b"")
-
-
-def _request_headers(request: Request, port: int, prefix: str) -> list[tuple[bytes, bytes]]:
-    headers = _without(request.headers.raw, _NOT_FOR_THE_APP)
-    return [
-        (b"host", f"127.0.0.1:{port}".encode()),
-        *headers,
-        (b"x-forwarded-host", request.headers.get("host", "").encode("latin-1")),
-        (b"x-forwarded-prefix", prefix.encode("latin-1")),
-        (b"x-forwarded-proto", b"http"),
-    ]
-
-
-def _without(headers: Iterable[tuple[bytes, bytes]], dropped: frozenset[bytes]) -> list[tuple[bytes, bytes]]:
+def _without(headers: Iterable[tuple[bytes, bytes]], dropped: frozenset[bytes]) -> Headers:
     """Leave out `dropped`, and the headers that Connection names."""
     headers = [(name.lower(), value) for name, value in headers]
     named = {token.strip().lower() for name, value in headers if name == b"connection" for token in value.split(b",")}
     return [(name, value) for name, value in headers if name not in dropped | named]
+
+
+def _host_only(cookie: bytes) -> bytes:
+    attributes = cookie.split(b";")
+    return b";".join(part for part in attributes if part.split(b"=")[0].strip().lower() != b"domain")
 
 
 def _content(request: Request) -> AsyncIterator[bytes] | None:
@@ -134,7 +196,7 @@ class _Backend(httpcore.AsyncNetworkBackend):
 
     async def connect_tcp(self, host: str, port: int, *_: Any, **__: Any) -> httpcore.AsyncNetworkStream:
         try:
-            return _Stream(await self._sandbox.connect(port))
+            return Stream(await self._sandbox.connect(port))
         except (ConnectionError, ChannelError):
             pass
         raise httpcore.ConnectError
@@ -143,8 +205,8 @@ class _Backend(httpcore.AsyncNetworkBackend):
         await anyio.sleep(seconds)
 
 
-class _Stream(httpcore.AsyncNetworkStream):
-    """A non-blocking socket."""
+class Stream(httpcore.AsyncNetworkStream):
+    """A socket that a sandbox made, so it never waits in a call: the sandbox may have made it a blocking one."""
 
     def __init__(self, connection: socket.socket) -> None:
         self._socket = connection
@@ -153,7 +215,7 @@ class _Stream(httpcore.AsyncNetworkStream):
         with anyio.move_on_after(timeout):
             while True:
                 try:
-                    return self._socket.recv(max_bytes)
+                    return self._socket.recv(max_bytes, socket.MSG_DONTWAIT)
                 except BlockingIOError:
                     await anyio.wait_readable(self._socket)
                 except OSError:
@@ -166,7 +228,7 @@ class _Stream(httpcore.AsyncNetworkStream):
         with anyio.move_on_after(timeout):
             while view:
                 try:
-                    view = view[self._socket.send(view) :]
+                    view = view[self._socket.send(view, socket.MSG_DONTWAIT) :]
                 except BlockingIOError:
                     await anyio.wait_writable(self._socket)
                 except OSError:

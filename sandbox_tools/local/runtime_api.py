@@ -12,10 +12,11 @@ from sandbox_tools.local import runtime_files, runtime_process, runtime_status, 
 from sandbox_tools.local.access import check_access
 from sandbox_tools.local.channel import AgentError, ChannelError
 from sandbox_tools.local.entry import Entry
+from sandbox_tools.local.preview_site import PreviewSite
 from sandbox_tools.local.registry import Registry
 from sandbox_tools.local.runtime_files import file_error
 from sandbox_tools.local.sandbox import Sandbox
-from sandbox_tools.local.web import RequestError, same
+from sandbox_tools.local.web import RequestError
 from sandbox_tools.wire.files import SignedOperation
 
 Handler = Callable[[Request, Sandbox], Awaitable[Response]]
@@ -63,8 +64,9 @@ _METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]
 class RuntimeApi:
     """The routes of every sandbox's runtime."""
 
-    def __init__(self, registry: Registry) -> None:
+    def __init__(self, registry: Registry, previews: PreviewSite) -> None:
         self._registry = registry
+        self._previews = previews
 
     def routes(self) -> list[Route]:
         table = [
@@ -73,8 +75,8 @@ class RuntimeApi:
         ]
         return [
             *table,
-            Route("/rt/{id}/proxy/{port}", self.preview, methods=[*_METHODS, "OPTIONS"]),
-            Route("/rt/{id}/proxy/{port}/{rest:path}", self.preview, methods=[*_METHODS, "OPTIONS"]),
+            Route("/rt/{id}/proxy/{port}", self._previews.answer, methods=[*_METHODS, "OPTIONS"]),
+            Route("/rt/{id}/proxy/{port}/{rest:path}", self._previews.answer, methods=[*_METHODS, "OPTIONS"]),
             Route("/rt/{id}/health", self.health, methods=["GET"]),
             Route("/rt/{id}/", self.health, methods=["GET"]),
             Route("/rt/{id}/{rest:path}", self.options, methods=["OPTIONS"]),
@@ -87,14 +89,6 @@ class RuntimeApi:
     async def options(self, _: Request) -> Response:
         """Open, and without CORS headers: no web page may call the runtime."""
         return Response(status_code=204, headers={"Allow": ", ".join([*_METHODS, "OPTIONS"])})
-
-    async def preview(self, request: Request) -> Response:
-        """Forward to a port. Open to who knows the sandbox's id, unless the sandbox keeps its previews private."""
-        entry = self._running(request)
-        if entry.new.network.public_previews is False and not _has_preview_token(request, entry):
-            message = "Token header 'e2b-traffic-access-token' is missing or wrong"
-            raise RequestError(403, message, extra={"sandboxId": entry.sandbox_id})
-        return await entry.previews.forward(request, entry.sandbox_id)
 
     def _with_token(self, handler: Handler, signed: SignedOperation | None) -> Callable[[Request], Awaitable[Response]]:
         async def checked(request: Request) -> Response:
@@ -140,8 +134,3 @@ class RuntimeApi:
         if entry is None:
             raise RequestError(404, "sandbox not found")
         return entry
-
-
-def _has_preview_token(request: Request, entry: Entry) -> bool:
-    names = ("x-access-token", "e2b-traffic-access-token")
-    return any(same(request.headers.get(name, ""), entry.access_token) for name in names)

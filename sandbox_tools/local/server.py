@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -22,8 +23,9 @@ from sandbox_tools.local.launcher import Launcher
 from sandbox_tools.local.layout import host_layout
 from sandbox_tools.local.limits import Limits
 from sandbox_tools.local.registry import Registry
-from sandbox_tools.local.state import State, default_state_directory
+from sandbox_tools.local.state import PASSABLE_DIRECTORY, State, default_state_directory
 from sandbox_tools.local.watchdog import Bounds
+from sandbox_tools.local.websocket import WebSockets
 
 SHUTDOWN_S: Final = 2.0
 """Time to end all sandboxes; what is left of their files then is removed by the next service."""
@@ -58,7 +60,9 @@ async def serve(
         ConfigurationError: The interpreter lies where a sandbox has its own files.
         OSError: The port is taken, or the state directory cannot be made.
     """
-    state = State(state_dir or default_state_directory())
+    passable = "landlock" in launchers and os.getuid() == 0
+    directory = PASSABLE_DIRECTORY if passable else default_state_directory()
+    state = State(state_dir or directory, passable=passable)
     state.prepare()
     launcher = Launcher(host_layout(), kinds=launchers)
     limits = Limits(Cgroups.open(), bounds)
@@ -79,8 +83,8 @@ async def serve(
                 background.start(limits.run)
                 background.start(registry.isolation)  # so that the first create need not wait for it
                 background.start(partial(anyio.to_thread.run_sync, state.remove_abandoned))
-                app = build_app(registry, api_key=api_key, address=address)
-                server = _Server(app, lambda: on_ready(f"http://{address}"))
+                app, sockets = build_app(registry, api_key=api_key, address=address)
+                server = _Server(app, sockets, lambda: on_ready(f"http://{address}"))
                 try:
                     await _run(server, listener, stop, registry)
                 finally:
@@ -120,11 +124,11 @@ def _listen(port: int) -> socket.socket:
 class _Server(uvicorn.Server):
     """uvicorn without its signal handlers and its output: signals and stdout are the command's."""
 
-    def __init__(self, app: Callable[..., Any], on_ready: Callable[[], None]) -> None:
+    def __init__(self, app: Callable[..., Any], sockets: WebSockets, on_ready: Callable[[], None]) -> None:
         config = uvicorn.Config(
             app,
             http=Connection,
-            ws="none",
+            ws=sockets,  # type: ignore[arg-type]  # called with arguments, as the class would be
             lifespan="off",
             log_config=None,
             log_level="critical",

@@ -8,7 +8,7 @@ import logging
 import secrets
 from collections.abc import AsyncIterable, AsyncIterator, Collection, Mapping
 from contextlib import AsyncExitStack
-from typing import Final
+from typing import Final, Protocol
 
 import anyio
 from starlette.exceptions import HTTPException
@@ -160,6 +160,16 @@ def wire_error(_: Request, error: Exception) -> Response:
     return RequestError(400, str(error)).response()
 
 
+class Previews(Protocol):
+    """What answers on the origins of previews. Our routes do not, so that a page there can reach nothing."""
+
+    def has_own_origin(self, scope: Scope) -> bool:
+        """Whether a request came to such an origin."""
+        ...
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None: ...
+
+
 class Guard:
     """The outermost layer: who may call at all, and no exception or its text past this line.
 
@@ -167,17 +177,20 @@ class Guard:
     let its name point here (DNS rebinding), by its Host.
     """
 
-    def __init__(self, app: ASGIApp, *, hosts: Collection[str]) -> None:
+    def __init__(self, app: ASGIApp, *, hosts: Collection[str], previews: Previews) -> None:
         self._app = app
         self._hosts = hosts
+        self._previews = previews
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return
-        if refusal := self._refusal(scope):
+        if self._previews.has_own_origin(scope):
+            await self._answer(self._previews, scope, receive, send)
+        elif refusal := self._refusal(scope):
             await refusal.response()(scope, receive, send)
-            return
-        await self._answer(scope, receive, send)
+        else:
+            await self._answer(self._app, scope, receive, send)
 
     def _refusal(self, scope: Scope) -> RequestError | None:
         headers: dict[bytes, bytes] = dict(scope["headers"])
@@ -187,7 +200,7 @@ class Guard:
             return RequestError(403, "this service does not answer web pages")
         return None
 
-    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _answer(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
         started = False
 
         async def note_start(message: Message) -> None:
@@ -196,7 +209,7 @@ class Guard:
             await send(message)
 
         try:
-            await self._app(scope, receive, note_start)
+            await app(scope, receive, note_start)
         except ClientDisconnect:
             return
         except Exception as error:  # noqa: BLE001 - its text may quote a path or a body, so only its place is logged
