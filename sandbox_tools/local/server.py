@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -23,7 +22,7 @@ from sandbox_tools.local.launcher import Launcher
 from sandbox_tools.local.layout import host_layout
 from sandbox_tools.local.limits import Limits
 from sandbox_tools.local.registry import Registry
-from sandbox_tools.local.state import PASSABLE_DIRECTORY, State, default_state_directory
+from sandbox_tools.local.state import State, default_state_directory
 from sandbox_tools.local.watchdog import Bounds
 from sandbox_tools.local.websocket import WebSockets
 
@@ -60,9 +59,7 @@ async def serve(
         ConfigurationError: The interpreter lies where a sandbox has its own files.
         OSError: The port is taken, or the state directory cannot be made.
     """
-    passable = "landlock" in launchers and os.getuid() == 0
-    directory = PASSABLE_DIRECTORY if passable else default_state_directory()
-    state = State(state_dir or directory, passable=passable)
+    state = State(state_dir or default_state_directory())
     state.prepare()
     launcher = Launcher(host_layout(), kinds=launchers)
     limits = Limits(Cgroups.open(), bounds)
