@@ -15,7 +15,7 @@ from sandbox_tools.local.preview_site import PreviewSite
 from sandbox_tools.local.refusals import refusal
 from sandbox_tools.local.registry import Registry
 from sandbox_tools.local.runtime_api import RuntimeApi
-from sandbox_tools.local.web import Guard, RequestError, http_error, request_error, wire_error
+from sandbox_tools.local.web import Guard, RequestError, http_error, machine_error, request_error, wire_error
 from sandbox_tools.local.websocket import WebSockets
 from sandbox_tools.wire.envelope import WireError
 
@@ -41,6 +41,7 @@ def build_app(registry: Registry, *, api_key: str, address: str) -> tuple[ASGIAp
             HTTPException: http_error,
             RegistryError: refusal,
             NoNetworkError: refusal,
+            OSError: machine_error,
         },
     )
     return Guard(app, hosts=hosts, previews=previews), WebSockets(previews)

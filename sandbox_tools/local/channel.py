@@ -7,11 +7,12 @@ descriptor that was not asked for or is not what was asked for.
 from __future__ import annotations
 
 import array
+import errno
 import json
 import os
 import socket
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import anyio
@@ -76,6 +77,16 @@ def parse_message(data: bytes) -> Message | None:
     if not message.request or not set(fields) <= {"id", "pid", "exit", "error"}:
         raise ChannelError("a message has unknown fields")
     return message
+
+
+def _without_descriptor(data: bytes) -> Message | None:
+    """Check a message whose descriptor the kernel dropped because we have too many: our fault, not the agent's.
+
+    Raises:
+        ChannelError: It breaks the rules.
+    """
+    message = parse_message(data)
+    return None if message is None else replace(message, error=errno.EMFILE)
 
 
 def _whole(fields: Mapping[str, object], name: str, low: int, high: int) -> int | None:
@@ -246,10 +257,10 @@ class Channel:
         try:
             if not data:
                 self.close()
-            elif flags & (socket.MSG_CTRUNC | socket.MSG_TRUNC):
+            elif flags & socket.MSG_TRUNC or (flags & socket.MSG_CTRUNC and fds):
                 raise ChannelError("a message is too big")
             else:
-                self._dispatch(parse_message(data), fds)
+                self._dispatch(_without_descriptor(data) if flags & socket.MSG_CTRUNC else parse_message(data), fds)
         finally:
             for fd in fds:
                 os.close(fd)

@@ -8,7 +8,7 @@ import os
 import socket
 from collections import OrderedDict
 from collections.abc import Mapping
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, ExitStack
 from functools import partial
 from typing import Final
 
@@ -238,8 +238,11 @@ class Sandbox:
 
     async def _start(self, command: Command) -> Process:
         size = command.pty
-        stdout, stderr = Pipe(reads_here=True), None if size else Pipe(reads_here=True)
-        stdin = Pipe(reads_here=False) if command.stdin or size else None
+        with ExitStack() as opened:  # closes what there is when the last of them cannot be opened
+            stdin = opened.enter_context(Pipe(reads_here=False)) if command.stdin or size else None
+            stdout = opened.enter_context(Pipe(reads_here=True))
+            stderr = None if size else opened.enter_context(Pipe(reads_here=True))
+            opened.pop_all()
         pipes = [pipe for pipe in (stdin, stdout, stderr) if pipe is not None]
         fields = {
             "argv": [command.cmd, *command.args],

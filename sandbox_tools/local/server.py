@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import resource
 import socket
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -30,6 +31,7 @@ SHUTDOWN_S: Final = 2.0
 """Time to end all sandboxes; what is left of their files then is removed by the next service."""
 
 _MAX_HEADER_BYTES: Final = 65_536
+_MAX_FILES: Final = 65_536
 
 
 async def serve(
@@ -61,6 +63,7 @@ async def serve(
     """
     state = State(state_dir or default_state_directory())
     state.prepare()
+    _allow_many_files()
     launcher = Launcher(host_layout(), kinds=launchers)
     limits = Limits(Cgroups.open(), bounds)
     with _listen(port) as listener:
@@ -108,6 +111,13 @@ async def _stop_when_set(server: _Server, stop: anyio.Event, registry: Registry)
     await stop.wait()
     server.should_exit = True
     await registry.end_all()
+
+
+def _allow_many_files() -> None:
+    """A connection takes one descriptor and a process three; the usual soft limit, 1024, is soon reached."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, _MAX_FILES)), hard))
 
 
 def _listen(port: int) -> socket.socket:

@@ -104,7 +104,11 @@ class State:
         self._sandboxes.parent.chmod(0o700)
 
     def new_home(self, sandbox_id: str, uid: int | None) -> Home:
-        """Make the directory of a sandbox, its workspace owned by `uid`."""
+        """Make the directory of a sandbox, its workspace owned by `uid`.
+
+        Raises:
+            OSError: It cannot be made: a full disk, too many open files.
+        """
         path = self._sandboxes / sandbox_id
         parent = _lock(self._sandboxes, fcntl.LOCK_SH)
         try:
@@ -112,9 +116,13 @@ class State:
             home = Home(path, _lock(path, fcntl.LOCK_EX))
         finally:
             os.close(parent)
-        home.workspace.mkdir(mode=0o755)
-        if uid is not None:
-            os.chown(home.workspace, uid, uid)
+        try:
+            home.workspace.mkdir(mode=0o755)
+            if uid is not None:
+                os.chown(home.workspace, uid, uid)
+        except OSError:
+            home.remove()
+            raise
         return home
 
     def volume(self, name: str, uid: int | None) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hmac
 import json
 import logging
@@ -28,6 +29,15 @@ BODY_TIMEOUT_S: Final = 30.0
 
 BODY_IDLE_TIMEOUT_S: Final = 30.0
 """How long a client may send nothing in the middle of a larger one."""
+
+_EXHAUSTED: Final = {
+    errno.EMFILE: (503, "the service has too many open files; try again later"),
+    errno.ENFILE: (503, "this machine has too many open files; try again later"),
+    errno.ENOMEM: (503, "this machine has no memory left"),
+    errno.ENOSPC: (507, "no space left on the disk of this machine"),
+    errno.EDQUOT: (507, "the disk quota of the service is used up"),
+    errno.EROFS: (507, "the disk of this machine is read-only"),
+}
 
 _log: Final = logging.getLogger(__name__)
 
@@ -153,6 +163,14 @@ def request_error(_: Request, error: Exception) -> Response:
     """Answer a RequestError."""
     known = error if isinstance(error, RequestError) else RequestError(500, "internal error")
     return known.response()
+
+
+def machine_error(_: Request, error: Exception) -> Response:
+    """Answer when this machine has run out of something. Any other OSError is an error of ours, and stays one."""
+    if isinstance(error, OSError) and error.errno in _EXHAUSTED:
+        status, message = _EXHAUSTED[error.errno]
+        return RequestError(status, message, headers={"Retry-After": "1"}).response()
+    raise error
 
 
 def wire_error(_: Request, error: Exception) -> Response:
