@@ -38,6 +38,7 @@ class BlockingToolset:
         api_key: str | None = None,
         template: str | None = None,
         ttl_s: int = DEFAULT_TTL_S,
+        internet: bool = False,
         max_output_chars: int = DEFAULT_MAX_CHARS,
         on_notice: Callable[[str], None] | None = None,
     ) -> Iterator[BlockingToolset]:
@@ -47,6 +48,7 @@ class BlockingToolset:
             api_key=api_key,
             template=template,
             ttl_s=ttl_s,
+            internet=internet,
             max_output_chars=max_output_chars,
             on_notice=on_notice,
         )

@@ -29,6 +29,7 @@ from sandbox_tools.redaction import Registry, Secret
 from sandbox_tools.runtime import Runtime
 from sandbox_tools.wire.control import MAX_TTL_S, NewSandbox, normalize_base_url
 from sandbox_tools.wire.envelope import WireError
+from sandbox_tools.wire.network import NetworkRules
 
 _LOG: Final = logging.getLogger(__name__)
 
@@ -114,12 +115,18 @@ class Sandboxes:
         *,
         template: str | None,
         ttl_s: int,
+        internet: bool,
         on_notice: Callable[[str], None],
     ) -> None:
         self._source = source
         self._tasks = tasks
         self._stack = stack
-        self._new = NewSandbox(template=template or DEFAULT_TEMPLATE, ttl_s=ttl_s, metadata=OWNER_METADATA)
+        self._new = NewSandbox(
+            template=template or DEFAULT_TEMPLATE,
+            ttl_s=ttl_s,
+            metadata=OWNER_METADATA,
+            network=NetworkRules(internet=internet),  # said in either case: SeaCloud's own default is open
+        )
         self._ttl_s = ttl_s
         self._on_notice = on_notice
         self._held: dict[str, _Held] = {}
@@ -137,6 +144,7 @@ class Sandboxes:
         *,
         template: str | None = None,
         ttl_s: int = DEFAULT_TTL_S,
+        internet: bool = False,
         on_notice: Callable[[str], None],
     ) -> AsyncIterator[Sandboxes]:
         """Open; leaving it deletes every sandbox that it created, in parallel, within 2 s."""
@@ -144,7 +152,9 @@ class Sandboxes:
             raise ConfigurationError(f"ttl_s must be from 1 to {MAX_TTL_S} seconds.")
         body_error: BaseException | None = None
         async with AsyncExitStack() as stack, anyio.create_task_group() as tasks:
-            sandboxes = cls(source, tasks, stack, template=template, ttl_s=ttl_s, on_notice=on_notice)
+            sandboxes = cls(
+                source, tasks, stack, template=template, ttl_s=ttl_s, internet=internet, on_notice=on_notice
+            )
             try:
                 yield sandboxes
             except (Exception, KeyboardInterrupt, SystemExit) as exc:  # noqa: BLE001 - raised below

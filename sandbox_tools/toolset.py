@@ -87,6 +87,7 @@ class Toolset:
         api_key: str | None = None,
         template: str | None = None,
         ttl_s: int = DEFAULT_TTL_S,
+        internet: bool = False,
         max_output_chars: int = DEFAULT_MAX_CHARS,
         on_notice: Callable[[str], None] | None = None,
     ) -> AsyncIterator[Toolset]:
@@ -100,6 +101,7 @@ class Toolset:
             api_key: Default `SEACLOUD_API_KEY`.
             template: What a sandbox is made from; default `code-interpreter`, the one that can run code.
             ttl_s: Time to live of a sandbox, in seconds; extended while it is used.
+            internet: Let sandboxes reach the internet; otherwise they reach nothing, in SeaCloud as well.
             max_output_chars: Characters of text in one result, at most.
             on_notice: Told where the tools run; default: the log, at INFO.
 
@@ -112,7 +114,7 @@ class Toolset:
         source = open_source(base_url=base_url, api_key=api_key, registry=registry)
         (on_notice or _LOG.info)(f"The tools run in {source.where}.")
         async with Sandboxes.open(
-            source, template=template, ttl_s=ttl_s, on_notice=on_notice or _LOG.info
+            source, template=template, ttl_s=ttl_s, internet=internet, on_notice=on_notice or _LOG.info
         ) as sandboxes:
             yield cls(sandboxes, Redactor(registry), max_output_chars=max_output_chars)
 

@@ -17,12 +17,15 @@ app = typer.Typer(
 )
 
 
+_Internet = Annotated[bool, typer.Option("--internet", help="Let the sandbox reach the internet.")]
+
+
 @app.command()
-def mcp() -> None:
+def mcp(internet: _Internet = False) -> None:
     """Serve the tools over MCP on stdin and stdout."""
     from sandbox_tools.adapters.mcp.stdio import main  # noqa: PLC0415 - heavy, only for this command
 
-    main()
+    main(internet=internet)
 
 
 @app.command()
@@ -48,6 +51,7 @@ def local(
 def call(
     tool: Annotated[str, typer.Argument(help="Name of the tool, such as exec.")],
     arguments: Annotated[str, typer.Argument(help='Its arguments as JSON, such as \'{"command": "ls"}\'.')] = "{}",
+    internet: _Internet = False,
 ) -> None:
     """Call one tool in a new sandbox and print exactly the text that a model would read."""
     from sandbox_tools.blocking import BlockingToolset  # noqa: PLC0415 - heavy, only for this command
@@ -55,7 +59,7 @@ def call(
 
     parsed = _json_object(arguments)
     try:
-        with BlockingToolset.open(on_notice=_say) as tools:
+        with BlockingToolset.open(internet=internet, on_notice=_say) as tools:
             result = tools.call(tool, parsed)
     except SandboxToolsError as exc:
         _say(str(exc))

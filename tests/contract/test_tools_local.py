@@ -256,6 +256,13 @@ def test_calls_at_the_same_time_share_one_sandbox() -> None:
     assert len([notice for notice in notices if "is ready" in notice]) == 1
 
 
+def test_the_internet_is_closed_unless_it_is_asked_for(tools: BlockingToolset) -> None:
+    command = {"command": "env | grep -ic ^http_proxy= ; true"}
+    assert "0" in tools.call("exec", command).text.split()
+    with BlockingToolset.open(internet=True) as open_tools:
+        assert "2" in open_tools.call("exec", command).text.split()
+
+
 def test_a_sandbox_that_ended_is_told_and_then_replaced() -> None:
     with pytest.MonkeyPatch.context() as environment:
         environment.delenv("SEACLOUD_API_KEY", raising=False)

@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import AsyncIterable, Callable
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 from typing import Final, TypeAlias
 
 import anyio
@@ -62,9 +63,9 @@ async def serve_stdio(open_toolset: Callable[[], AbstractAsyncContextManager[Too
                 os._exit(status)
 
 
-def main() -> None:
+def main(*, internet: bool = False) -> None:
     """Serve the default toolset: SeaCloud when `SEACLOUD_API_KEY` is set, else a local sandbox."""
-    anyio.run(serve_stdio, Toolset.open)
+    anyio.run(serve_stdio, partial(Toolset.open, internet=internet))
 
 
 def _log_to_stderr(toolset: Toolset) -> None:
