@@ -6,7 +6,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from sandbox_tools.local.egress import NoNetworkError
-from sandbox_tools.local.registry import IsolationMissingError, NotPausableError, SandboxLimitError
+from sandbox_tools.local.errors import IsolationMissingError, NotPausableError, SandboxLimitError
 from sandbox_tools.local.web import RequestError
 
 USAGE_ENDPOINT = "/usage/limits"

@@ -6,36 +6,30 @@ import logging
 import math
 import secrets
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Final
 
 import anyio
 import anyio.to_thread
 
-from sandbox_tools.local import volumes
 from sandbox_tools.local.addresses import policy_of
 from sandbox_tools.local.background import Background
-from sandbox_tools.local.channel import AgentError, ChannelError
-from sandbox_tools.local.egress import NoNetworkError
 from sandbox_tools.local.entry import DEFAULT_TTL_S, KEEP_PAUSED_S, Entry, Running, paused_entry
-from sandbox_tools.local.eventlog import EventLog
-from sandbox_tools.local.isolation import IsolationReport, probe, unavailable
-from sandbox_tools.local.launcher import Launcher, LaunchError, spare_uid, volumes_uid
+from sandbox_tools.local.errors import NotPausableError, SandboxLimitError
+from sandbox_tools.local.isolation import IsolationReport
+from sandbox_tools.local.launcher import Launcher
 from sandbox_tools.local.limits import Limits
 from sandbox_tools.local.paused import record_from_bytes, record_to_bytes
-from sandbox_tools.local.pool import Pool, Ready
 from sandbox_tools.local.preview import Previews
 from sandbox_tools.local.sandbox import Sandbox
+from sandbox_tools.local.starter import Starter
 from sandbox_tools.local.state import Home, State
-from sandbox_tools.wire.control import NewSandbox, VolumeMount
+from sandbox_tools.wire.control import NewSandbox
 from sandbox_tools.wire.envelope import WireError
 from sandbox_tools.wire.network import NetworkRules
-
-READY_TIMEOUT_S: Final = 10.0
 
 MAX_PAUSED_EACH: Final = 4
 """Paused sandboxes for each one that may run: each takes memory, disk and a descriptor."""
@@ -43,39 +37,12 @@ MAX_PAUSED_EACH: Final = 4
 _log: Final = logging.getLogger(__name__)
 
 
-class RegistryError(Exception):
-    """The registry refuses. `refusals.py` has the answers."""
-
-
-class SandboxLimitError(RegistryError):
-    """As many sandboxes as allowed are there.
+class Registry:
+    """All sandboxes.
 
     Attributes:
-        metric: What there is too much of: `concurrent` (they run) or `total` (the paused ones too).
-        retry_after_s: When the first of them ends if nobody does anything.
+        directory: Where their files are.
     """
-
-    def __init__(self, *, metric: str, limit: int, retry_after_s: int) -> None:
-        self.metric: Final = metric
-        self.limit: Final = limit
-        self.retry_after_s: Final = retry_after_s
-        super().__init__("sandbox limit reached")
-
-
-class NotPausableError(RegistryError):
-    """The sandbox does not run. The message says why."""
-
-
-class IsolationMissingError(RegistryError):
-    """This machine cannot isolate a sandbox now."""
-
-    def __init__(self, report: IsolationReport) -> None:
-        self.report: Final = report
-        super().__init__("isolation is not available")
-
-
-class Registry:
-    """All sandboxes."""
 
     def __init__(
         self,
@@ -87,32 +54,23 @@ class Registry:
         background: Background,
         keep_paused: bool = True,
     ) -> None:
-        self._launcher = launcher
-        self._limits = limits
-        self._state = state
+        self._starter = Starter(launcher=launcher, state=state, limits=limits, background=background)
         self._background = background
         self._entries: dict[str, Entry] = {}
         self._spawned: dict[str, tuple[int, float]] = {}
         self._keep_paused = keep_paused
         self._starting = 0
-        self._report: IsolationReport | None = None
-        self._testing = anyio.Lock()
-        self._pool = Pool(self._launch, background=background)
+        self.directory: Final = state.directory
         self.max_sandboxes: Final = max_sandboxes
 
     async def isolation(self) -> IsolationReport:
-        """Return the self-test's result; it runs until it has passed once: a full disk, say, is not for ever."""
-        async with self._testing:
-            if self._report is None or self._report.level == "none":
-                self._report = self._limits.report(await probe(self._launcher))
-                if self._report.level != "none":
-                    self._pool.fill()
-            return self._report
+        """Return the self-test's result."""
+        return await self._starter.isolation()
 
     @property
     def report(self) -> IsolationReport:
         """What the self-test said last."""
-        return self._report or unavailable("the self-test has not ended yet")
+        return self._starter.report
 
     async def create(self, new: NewSandbox, template_id: str) -> Entry:
         """Start a sandbox.
@@ -122,20 +80,13 @@ class Registry:
             SandboxLimitError: There are as many as allowed.
             WireError: A volume cannot be mounted where it should be.
         """
-        await self._require_isolation()
-        self._require_network(new.network)
-        self._check_volumes(new.volume_mounts)
+        await self._starter.check(new)
         with self._place():
             entry = await self._create(new, template_id)
             self._entries[entry.sandbox_id] = entry
         self._spawned[template_id] = (self._spawned.get(template_id, (0, 0.0))[0] + 1, entry.started_at)
         self._background.start(partial(self._end_in_time, entry))
         return entry
-
-    @property
-    def directory(self) -> Path:
-        """Where the files of the sandboxes are."""
-        return self._state.directory
 
     def get(self, sandbox_id: str) -> Entry | None:
         return self._entries.get(sandbox_id)
@@ -197,10 +148,10 @@ class Registry:
         async with entry.changing:
             if entry.running is not None or entry.sandbox_id not in self._entries:
                 return False
-            await self._require_isolation()
-            self._require_network(entry.new.network)
+            await self._starter.check(entry.new)
             with self._place(resumed=True):
-                entry.running = await self._restart(entry)
+                sandbox = await self._starter.restart(entry.home, entry.log, entry.new.volume_mounts)
+                entry.running = _running(sandbox, entry.new)
             if not keep_token:
                 entry.access_token = secrets.token_urlsafe(32)
             entry.activated_at = time.time()
@@ -232,7 +183,7 @@ class Registry:
     async def end_all(self) -> None:
         """End all sandboxes at once. The paused ones are kept for the next service, and so are those with autoPause."""
         async with anyio.create_task_group() as endings:
-            endings.start_soon(self._pool.close)
+            endings.start_soon(self._starter.close)
             for entry in self.entries():
                 kept = self._keep_paused and (entry.running is None or entry.new.auto_pause)
                 endings.start_soon(self._leave if kept else self.delete, entry)
@@ -261,20 +212,6 @@ class Registry:
             await _end(entry)
         entry.log.add("paused")
 
-    async def _require_isolation(self) -> None:
-        report = await self.isolation()
-        if report.level == "none":
-            raise IsolationMissingError(report)
-
-    def _check_volumes(self, mounts: Sequence[VolumeMount]) -> None:
-        if mounts and self.report.level != "namespaces":
-            raise WireError("volumeMounts needs sandboxes with mounts of their own (level namespaces)")
-        volumes.check(mounts, self._launcher.layout)
-
-    def _require_network(self, rules: NetworkRules) -> None:
-        if policy_of(rules).is_open and self.report.level != "namespaces":
-            raise NoNetworkError("network access needs sandboxes with a network of their own (level namespaces)")
-
     @contextmanager
     def _place(self, *, resumed: bool = False) -> Iterator[None]:
         """Hold the place of a sandbox that is being started."""
@@ -291,20 +228,8 @@ class Registry:
         ends = [entry.end_at for entry in self._entries.values() if entry.running is not None or metric == "total"]
         return max(1, math.ceil(min(ends, default=0.0) - time.time()))
 
-    async def _restart(self, entry: Entry) -> Running:
-        try:
-            sandbox = await self._start(entry.home, entry.log, entry.new.volume_mounts)
-        except LaunchError as error:
-            _log.warning("sandbox %s could not be resumed: %s", entry.sandbox_id, error)
-            raise IsolationMissingError(unavailable(str(error))) from None
-        return _running(sandbox, entry.new)
-
     async def _create(self, new: NewSandbox, template_id: str) -> Entry:
-        try:
-            ready = (None if new.volume_mounts else self._pool.take()) or await self._launch(new.volume_mounts)
-        except LaunchError as error:
-            _log.warning("a sandbox could not be started: %s", error)
-            raise IsolationMissingError(unavailable(str(error))) from None
+        ready = await self._starter.start(new.volume_mounts)
         entry = Entry(
             sandbox_id=ready.sandbox_id,
             template_id=template_id,
@@ -316,44 +241,6 @@ class Registry:
         entry.set_ttl(new.ttl_s or DEFAULT_TTL_S)
         entry.log.add("created", template=template_id)
         return entry
-
-    async def _launch(self, mounts: Sequence[VolumeMount] = ()) -> Ready:
-        sandbox_id = f"sb-{secrets.token_hex(10)}"
-        home = self._state.new_home(sandbox_id, volumes_uid() if mounts else spare_uid())
-        try:
-            sandbox = await self._start(home, EventLog(), mounts)
-        except BaseException:
-            with anyio.CancelScope(shield=True):
-                await anyio.to_thread.run_sync(home.remove)
-            raise
-        return Ready(sandbox_id=sandbox_id, home=home, sandbox=sandbox)
-
-    async def _start(self, home: Home, log: EventLog, mounts: Sequence[VolumeMount]) -> Sandbox:
-        """Start the processes of a sandbox on its files.
-
-        Raises:
-            LaunchError: The machine does not allow it.
-        """
-        sandbox = None
-        try:
-            places = [(self._state.volume(mount.name, home.uid), mount.path) for mount in mounts]
-            launched = await self._launcher.launch(home.workspace, home.uid, places)
-            # A name of its own: when a sandbox is resumed, the group of its former processes may still be there.
-            confined = await self._limits.confine(f"{home.path.name}-{secrets.token_hex(4)}", launched)
-            sandbox = Sandbox(launched, background=self._background, log=log)
-            self._background.start(partial(self._limits.serve, sandbox, home.workspace, confined))
-            with anyio.fail_after(READY_TIMEOUT_S):
-                await sandbox.channel.wait_until_ready()
-                if self.report.level == "namespaces":
-                    await sandbox.prepare_network()
-        except BaseException as error:
-            if sandbox is not None:
-                with anyio.CancelScope(shield=True):
-                    await sandbox.close()
-            if isinstance(error, (AgentError, ChannelError, TimeoutError)):
-                raise LaunchError("the agent ended early") from None
-            raise
-        return sandbox
 
     async def _end_in_time(self, entry: Entry) -> None:
         while entry.sandbox_id in self._entries:
