@@ -84,7 +84,7 @@ def compose(request: dict[str, Any], answer: Answer, _: list[int]) -> None:
 def edit(request: dict[str, Any], answer: Answer, _: list[int]) -> None:
     """Replace text that is there exactly once; else only say how often it was found (2: more than once)."""
     path = resolve(request["path"])
-    old, new = request["old"].encode(), request["new"].encode()
+    old, new = bytes.fromhex(request["old"]), bytes.fromhex(request["new"])
     data = _read_whole(path)
     first = data.find(old)
     found = 0 if first < 0 else 1 if data.find(old, first + 1) < 0 else 2

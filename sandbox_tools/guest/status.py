@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from typing import Any
 
 from sandbox_tools.guest.answer import Answer
-from sandbox_tools.guest.tree import HOME
 
 _TCP_LISTEN = "0A"
 
@@ -25,19 +24,24 @@ def ports(_request: dict[str, Any], answer: Answer, _: list[int]) -> None:
                 answer.line({"port": int(port, 16), "address": shown})
 
 
-def usage(_request: dict[str, Any], answer: Answer, _: list[int]) -> None:
+def usage(request: dict[str, Any], answer: Answer, _: list[int]) -> None:
     """Say what only the inside can see: its file systems and its network, in bytes."""
-    disk = os.statvfs(HOME)
+    home = request["home"]
+    disk = os.statvfs(home)
     received, sent = _traffic()
     answer.line(
         {
-            "tmpfs": sum(_used(os.statvfs(path)) for path in ("/tmp", "/dev/shm")),
+            "tmpfs": sum(_used(os.statvfs(path)) for path in request["memory"] if not _same_disk(path, home)),
             "disk_used": _used(disk),
             "disk": disk.f_blocks * disk.f_frsize,
             "received": received,
             "sent": sent,
         }
     )
+
+
+def _same_disk(path: str, other: str) -> bool:
+    return os.stat(path).st_dev == os.stat(other).st_dev
 
 
 def _used(info: os.statvfs_result) -> int:

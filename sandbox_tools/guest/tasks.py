@@ -39,6 +39,8 @@ def run(request: dict[str, Any], fds: list[int]) -> NoReturn:
         answer.fail(error)
     except ValueError:  # text that is no path
         answer.fail(OSError(errno.EINVAL, "path"))
+    except RecursionError:  # of os.makedirs
+        answer.fail(OSError(errno.ENAMETOOLONG, "path"))
     except MemoryError:
         answer.fail(OSError(errno.ENOMEM, "memory"))
     finally:

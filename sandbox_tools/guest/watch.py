@@ -96,12 +96,16 @@ class _Watcher:
             self._settle()
 
     def _settle(self) -> None:
-        """Nothing more waits: what left its name and has no new one was moved out."""
+        """Nothing more waits: there is no second half of what has come."""
+        self._forget_moved()
+        self._uploads.clear()
+        self._told.clear()
+
+    def _forget_moved(self) -> None:
+        """A directory left its name, and the next event was not its new one: it was moved out."""
         for path in self._moving.values():
             self._forget(path)
         self._moving.clear()
-        self._uploads.clear()
-        self._told.clear()
 
     def _read(self) -> bytes:
         try:
@@ -112,6 +116,8 @@ class _Watcher:
     def _event(self, wd: int, mask: int, cookie: int, name: str) -> Iterator[tuple[str, str]]:
         if mask & _OVERFLOW:
             yield (".", "UNSPECIFIED")
+        if self._moving and cookie not in self._moving:
+            self._forget_moved()
         directory = self._paths.get(wd)
         if directory is None:
             return

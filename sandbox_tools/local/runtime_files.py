@@ -21,7 +21,7 @@ from sandbox_tools.local.forms import FormReader
 from sandbox_tools.local.sandbox import Sandbox
 from sandbox_tools.local.tasks import bounded
 from sandbox_tools.local.web import OwningResponse, RequestError, json_response, read_json
-from sandbox_tools.wire.files import entry_from_json, rest_entry_to_json, whole_number
+from sandbox_tools.wire.files import DEFAULT_WORKSPACE, entry_from_json, rest_entry_to_json, whole_number
 from sandbox_tools.wire.process import decode_base64
 
 MAX_BATCH_FILES: Final = 1000
@@ -139,7 +139,9 @@ async def run_task(sandbox: Sandbox, name: str, fields: Mapping[str, object]) ->
 
 
 def checked_path(path: object) -> str:
-    """Accept what can be a path; the sandbox itself says whether it is one.
+    """Return what can be a path, as an absolute one; the sandbox itself says whether it is one.
+
+    `~` and relative paths start at the workspace (wire contract 3.3).
 
     Raises:
         RequestError: It is missing, empty, or holds a NUL.
@@ -148,7 +150,9 @@ def checked_path(path: object) -> str:
         raise RequestError(400, "path is required")
     if "\0" in path or len(path) > 4096:
         raise RequestError(400, "path must have no NUL character and at most 4096 characters")
-    return path
+    if path == "~" or path.startswith("~/"):
+        path = DEFAULT_WORKSPACE + path[1:]
+    return path if path.startswith("/") else f"{DEFAULT_WORKSPACE}/{path}"
 
 
 async def _send(request: Request, sandbox: Sandbox, *, may_pack: bool) -> Response:
@@ -217,12 +221,12 @@ async def _store_form(request: Request, sandbox: Sandbox) -> list[dict[str, obje
 
 
 def _form_target(request: Request, filename: str | None) -> dict[str, object]:
-    if filename is not None and ".." in filename.split("/"):
+    if filename is not None and (".." in filename.split("/") or "\0" in filename):
         raise RequestError(400, "the name of a file in the form must not lead upwards")
     path = request.query_params.get("path")
     if not path:
         return {"path": checked_path(filename)}
-    return {"path": checked_path(path), "name": filename and checked_path(filename)}
+    return {"path": checked_path(path), "name": filename and filename.lstrip("/")}
 
 
 async def _once(data: bytes) -> AsyncIterator[bytes]:

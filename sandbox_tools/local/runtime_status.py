@@ -17,6 +17,7 @@ from sandbox_tools.local.tasks import bounded
 from sandbox_tools.local.usage import usage_of
 from sandbox_tools.local.web import RequestError, json_response, read_json
 from sandbox_tools.wire.control import environment_from_json
+from sandbox_tools.wire.files import DEFAULT_WORKSPACE
 from sandbox_tools.wire.preview import parse_port
 
 MAX_PORTS: Final = 10_000
@@ -24,6 +25,7 @@ MAX_ENVS_BYTES: Final = 131_072
 """Of all variables that `/configure` and `create` gave: every process gets a copy."""
 
 _MIB: Final = 1 << 20
+_MEMORY_FILES: Final = ["/tmp", "/dev/shm"]  # noqa: S108 - paths of the sandbox
 _INSIDE: Final = ("tmpfs", "disk_used", "disk", "received", "sent")
 
 
@@ -45,7 +47,7 @@ async def metrics(_: Request, sandbox: Sandbox) -> Response:
     itself. `mem_cache` are its files in memory, and part of `mem_used`. The disk is that of the workspace, as `df`
     shows it inside.
     """
-    inside = await run_task(sandbox, "usage", {})
+    inside = await run_task(sandbox, "usage", {"home": DEFAULT_WORKSPACE, "memory": _MEMORY_FILES})
     tmpfs, disk_used, disk, received, sent = (bounded(inside, name, 1 << 62) for name in _INSIDE)
     usage = await anyio.to_thread.run_sync(usage_of, sandbox.pid)
     return json_response(

@@ -58,12 +58,21 @@ async def edit(request: Request, sandbox: Sandbox) -> Response:
     old, new = message.get("oldText"), message.get("newText")
     if not isinstance(old, str) or not isinstance(new, str) or not old:
         raise RequestError(400, "oldText and newText must be text, and oldText not empty")
-    fields = {"path": checked_path(message.get("path")), "old": old, "new": new}
+    fields = {"path": checked_path(message.get("path")), "old": _hex(old), "new": _hex(new)}
     found = bounded(await run_task(sandbox, "edit", fields), "found", 2)
     if found != 1:
         often = "more than once" if found else "nowhere"
         raise RequestError(400, f"oldText is {often} in the file; it must be there exactly once. Nothing was changed")
     return json_response({"message": "ok"})
+
+
+def _hex(text: str) -> str:
+    """Of text that is no path: a sandbox without a file system of its own translates what looks like one."""
+    try:
+        return text.encode().hex()
+    except UnicodeEncodeError:
+        pass
+    raise RequestError(400, "oldText and newText must be text of whole characters")
 
 
 async def _message_path(request: Request) -> str:
