@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from benchmarks.local import service
+from sandbox_tools.local.pool import POOL_SIZE
 
 CYCLES = 1000
 WARM_UP = 20
@@ -50,14 +51,17 @@ def footprint(pid: int, state: Path) -> Footprint:
     )
 
 
-def settled(measure: Callable[[], Footprint], *, within_s: float = 5) -> Footprint:
-    """Return a footprint when nothing is being started or cleaned up: two in a row are the same but for memory."""
+def settled(measure: Callable[[], Footprint], *, within_s: float = 20) -> Footprint:
+    """Return a footprint when nothing is being started or cleaned up.
+
+    That is when those that wait for the next create are all there, and two in a row are the same but for memory.
+    """
     deadline = time.monotonic() + within_s
     last = measure()
     while time.monotonic() < deadline:
         time.sleep(0.5)
         now = measure()
-        if asdict(now) | {"rss_kib": 0} == asdict(last) | {"rss_kib": 0}:
+        if now.directories == POOL_SIZE and asdict(now) | {"rss_kib": 0} == asdict(last) | {"rss_kib": 0}:
             return now
         last = now
     return last
