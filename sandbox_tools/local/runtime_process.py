@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import errno
 import time
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from dataclasses import replace
 from typing import Final
 
 import anyio
@@ -15,11 +14,11 @@ from starlette.responses import Response
 
 from sandbox_tools.local.channel import AgentError
 from sandbox_tools.local.process import Process
+from sandbox_tools.local.process_stream import STREAM_TYPE, connect_timeout_ms, event_stream
 from sandbox_tools.local.sandbox import Sandbox, TooManyProcessesError
 from sandbox_tools.local.web import (
     MAX_JSON_BYTES,
     MAX_UPLOAD_BYTES,
-    OwningResponse,
     RequestError,
     body_chunks,
     json_response,
@@ -35,14 +34,9 @@ from sandbox_tools.wire.envelope import (
 )
 from sandbox_tools.wire.process import (
     Command,
-    Ended,
-    KeepAlive,
     OutputData,
     ProcessEvent,
-    Started,
-    event_to_json,
     input_from_json,
-    output_frame,
     run_request_from_json,
     selector_from_json,
     signal_from_json,
@@ -50,24 +44,22 @@ from sandbox_tools.wire.process import (
     terminal_size_from_json,
 )
 
-KEEPALIVE_S: Final = 5.0
-"""Between two frames at most; the contract asks for 10 s or less (10)."""
-
 MAX_RUN_OUTPUT_BYTES: Final = 8 << 20
 """Of each stream in the answer of /run; the rest is left out, and `error` says so."""
 
-_STREAM_TYPE: Final = "application/connect+json"
-
 
 async def start(request: Request, sandbox: Sandbox) -> Response:
-    """Start a process and stream its events. Dropping the stream does not end the process."""
-    process = await _start(sandbox, start_request_from_json(parse_stream_request(await read_body(request))[0]))
-    return _event_stream(process)
+    """Start a process and stream its events. Dropping the stream does not end the process, its time limit does."""
+    command = start_request_from_json(parse_stream_request(await read_body(request))[0])
+    if limit_ms := connect_timeout_ms(request):
+        command = replace(command, timeout_ms=min(limit_ms, command.timeout_ms or limit_ms))
+    return event_stream(request, await _start(sandbox, command))
 
 
 async def connect(request: Request, sandbox: Sandbox) -> Response:
-    """Stream the events of a process from now on."""
-    return _event_stream(_find(sandbox, parse_stream_request(await read_body(request))[0]))
+    """Stream the events of a process from now on. A time limit ends the stream, not the process."""
+    process = _find(sandbox, parse_stream_request(await read_body(request))[0])
+    return event_stream(request, process, limit_ms=connect_timeout_ms(request))
 
 
 async def list_processes(_: Request, sandbox: Sandbox) -> Response:
@@ -95,7 +87,7 @@ async def stream_input(request: Request, sandbox: Sandbox) -> Response:
     decoder.close()
     if process is None:
         raise RequestError(400, "the first message must be a start")
-    return Response(encode_json_frame({}) + encode_json_frame({}, flags=END_STREAM), media_type=_STREAM_TYPE)
+    return Response(encode_json_frame({}) + encode_json_frame({}, flags=END_STREAM), media_type=STREAM_TYPE)
 
 
 async def close_stdin(request: Request, sandbox: Sandbox) -> Response:
@@ -223,33 +215,6 @@ async def _start(sandbox: Sandbox, command: Command) -> Process:
         full = error.number in (errno.EAGAIN, errno.ENOMEM)
         problem = RequestError(503 if full else 400, f"{'process' if full else 'cwd'}: {error}")
     raise problem
-
-
-def _event_stream(process: Process) -> Response:
-    """Subscribes at once: no output is missed between the start and the first read."""
-    stack = AsyncExitStack()
-    events = stack.enter_context(process.subscribe())
-    return OwningResponse(_frames(process, events), owned=stack, media_type=_STREAM_TYPE)
-
-
-async def _frames(process: Process, events: MemoryObjectReceiveStream[ProcessEvent]) -> AsyncIterator[bytes]:
-    yield _frame(Started(process.pid, process.cmd_id))
-    last: ProcessEvent | None = None
-    while not isinstance(last, Ended):
-        last = KeepAlive()
-        with anyio.move_on_after(KEEPALIVE_S):
-            try:
-                last = await events.receive()
-            except anyio.EndOfStream:  # it had ended before this subscription
-                last = process.ended or Ended(-1, False, "signal: killed")
-        yield _frame(last)
-    yield encode_json_frame({}, flags=END_STREAM)
-
-
-def _frame(event: ProcessEvent) -> bytes:
-    if isinstance(event, OutputData):
-        return output_frame(event)
-    return encode_json_frame(event_to_json(event))
 
 
 def _find(sandbox: Sandbox, message: dict[str, object]) -> Process:

@@ -12,8 +12,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from sandbox_tools.local.channel import AgentError, ChannelError
+from sandbox_tools.local.process_stream import KEEPALIVE_S
 from sandbox_tools.local.runtime_files import checked_path
-from sandbox_tools.local.runtime_process import KEEPALIVE_S
 from sandbox_tools.local.sandbox import Sandbox
 from sandbox_tools.local.tasks import Answer
 from sandbox_tools.local.watchers import TooManyWatchersError
@@ -64,7 +64,7 @@ async def get_watcher_events(request: Request, sandbox: Sandbox) -> Response:
     lines = answer.lines_now(min(limit, MAX_EVENTS) if limit > 0 else MAX_EVENTS)
     if answer.ended:
         await sandbox.watchers.remove(watcher_id)
-    return json_response({"events": [watch_event_from_json(line) for line in lines]})
+    return json_response({"events": [_told_event(line) for line in lines]})
 
 
 async def remove_watcher(request: Request, sandbox: Sandbox) -> Response:
@@ -86,12 +86,19 @@ async def _frames(answer: Answer, *, enveloped: bool) -> AsyncIterator[bytes]:
         yield encode_json_frame({"start": {}})
     try:
         async for lines in _batches(answer):
-            events = [encode_json_frame({"filesystem": watch_event_from_json(line)}) for line in lines]
+            events = [encode_json_frame({"filesystem": _told_event(line)}) for line in lines]
             yield b"".join(events) or _keepalive(enveloped=enveloped)
-    except (ChannelError, WireError):
+    except ChannelError:
         yield encode_json_frame(_FAILED, flags=END_STREAM)
     else:
         yield encode_json_frame({}, flags=END_STREAM)
+
+
+def _told_event(line: dict[str, object]) -> dict[str, object]:
+    try:
+        return watch_event_from_json(line)
+    except WireError as error:
+        raise ChannelError(str(error)) from None
 
 
 async def _batches(answer: Answer) -> AsyncIterator[list[dict[str, object]]]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import base64
+import json
 import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from sandbox_tools.wire.envelope import encode_json_frame
+from sandbox_tools.wire.envelope import FrameDecoder, encode_json_frame
 from tests.local.service import Box, LocalServer, Stream, wait_for
 
 
@@ -204,3 +205,36 @@ class TestTimeouts:
         with box.start("sleep", "1000", timeout=1000, timeoutMs=100) as stream:
             assert stream.until_end()["status"] == "signal: terminated"
         assert box.http.post("/run", json={"cmd": "sleep", "args": ["9"], "timeout": 1}).json()["exit_code"] == -1
+
+    def test_the_time_limit_of_connect_ends_a_process_that_it_started(self, box: Box) -> None:
+        """4.3: both may be sent; the shorter counts."""
+        for limits in ({"headers": 200, "timeoutMs": 100_000}, {"headers": 100_000, "timeoutMs": 200}):
+            frames = frames_of(box, "Start", {"process": {"cmd": "sleep", "args": ["99"]}, **limits}, limits["headers"])
+            assert frames[-2]["event"]["end"]["status"] == "signal: terminated"
+            assert frames[-1] == {}
+
+    def test_the_time_limit_of_connect_ends_a_later_stream_and_not_the_process(self, box: Box) -> None:
+        with box.start("sleep", "1000", tag="goes on") as stream:
+            frames = frames_of(box, "Connect", {"process": {"tag": "goes on"}}, 200)
+            assert frames[-1]["error"]["code"] == "deadline_exceeded"
+            kill = {"process": {"pid": stream.pid}, "signal": "SIGKILL"}
+            assert box.rpc("process.Process/SendSignal", kill).status_code == 200
+            assert stream.until_end()["status"] == "signal: killed"
+
+    def test_keepalives_come_as_often_as_the_client_asks(self, box: Box) -> None:
+        body = {"process": {"cmd": "sleep", "args": ["1.5"]}}
+        answer = box.http.post("/process.Process/Start", json=body, headers={"Keepalive-Ping-Interval": "1"})
+        assert answer.content.count(b'{"event":{"keepalive":{}}}') == 1
+
+    @pytest.mark.parametrize("name", ["Connect-Timeout-Ms", "Keepalive-Ping-Interval"])
+    def test_a_header_that_is_no_number_is_400(self, box: Box, name: str) -> None:
+        body = {"process": {"cmd": "true"}}
+        assert box.http.post("/process.Process/Start", json=body, headers={name: "soon"}).status_code == 400
+
+
+def frames_of(box: Box, method: str, body: dict[str, Any], limit_ms: int) -> list[dict[str, Any]]:
+    """Send an enveloped request with a time limit; return all messages of the answer."""
+    headers = {"Connect-Timeout-Ms": str(limit_ms), "Content-Type": "application/connect+json"}
+    answer = box.http.post(f"/process.Process/{method}", content=encode_json_frame(body), headers=headers)
+    assert answer.status_code == 200, answer.text
+    return [json.loads(frame.payload) for frame in FrameDecoder().feed(answer.content)]
