@@ -17,10 +17,12 @@ from typing import Any
 import anyio
 import pytest
 
+from sandbox_tools.local import bwrap
 from sandbox_tools.local import egress as egress_module
 from sandbox_tools.local.addresses import Address, policy_of
 from sandbox_tools.local.background import Background
 from sandbox_tools.local.egress import NoNetworkError
+from sandbox_tools.local.isolation import LAUNCHER_KINDS, LauncherKind
 from sandbox_tools.local.launcher import Launcher, spare_uid
 from sandbox_tools.local.layout import host_layout
 from sandbox_tools.local.outside import Outside
@@ -140,8 +142,10 @@ def status(answer: str) -> int:
 
 
 @asynccontextmanager
-async def sandboxed(tmp_path: Path, outside: Outside, rules: NetworkRules = INTERNET) -> AsyncIterator[Launched]:
-    launcher = Launcher(host_layout())
+async def sandboxed(
+    tmp_path: Path, outside: Outside, rules: NetworkRules = INTERNET, *, kind: LauncherKind = "native"
+) -> AsyncIterator[Launched]:
+    launcher = Launcher(host_layout(), kinds=[kind])
     state = State(tmp_path / "state")
     state.prepare()
 
@@ -168,9 +172,14 @@ async def sandboxed(tmp_path: Path, outside: Outside, rules: NetworkRules = INTE
         launcher.close()
 
 
-async def test_an_allowed_name_is_reached_by_url_and_by_connect(tmp_path: Path, web: tuple[str, int]) -> None:
+@pytest.mark.parametrize("kind", LAUNCHER_KINDS)
+async def test_an_allowed_name_is_reached_by_url_and_by_connect(
+    tmp_path: Path, web: tuple[str, int], kind: LauncherKind
+) -> None:
+    if kind == "bwrap" and not Path(bwrap.PROGRAM).exists():
+        pytest.skip(f"{bwrap.PROGRAM} is not installed")
     table = Table(web, example_com=[[PUBLIC]])
-    async with sandboxed(tmp_path, table) as inside:
+    async with sandboxed(tmp_path, table, kind=kind) as inside:
         page, tunnel = await inside.ask(get("http://example.com:8080/a?b=c"), connect("example.com:443"))
         assert status(page) == 200
         assert '"path": "/a?b=c", "host": "example.com:8080"' in page
