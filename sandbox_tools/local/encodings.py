@@ -63,13 +63,13 @@ async def pack(chunks: AsyncIterable[bytes]) -> AsyncIterator[bytes]:
     yield packer.flush()
 
 
-def chosen_encoding(header: str | None, *, may_pack: bool) -> Literal["gzip", "identity"]:
+def chosen_encoding(header: str, *, may_pack: bool) -> Literal["gzip", "identity"]:
     """Return what `Accept-Encoding` wants most. gzip only when it is named, or when nothing else is left.
 
     Raises:
         RequestError: It takes neither (406).
     """
-    weights = dict(_weight(item) for item in (header or "").lower().split(",") if item.strip())
+    weights = dict(_weight(item) for item in header.lower().split(",") if item.strip())
     other = weights.get("*")
     named = weights.get("gzip", 0.0)
     if may_pack and named > 0 and named >= weights.get("identity", 0.0):

@@ -15,13 +15,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from sandbox_tools.local.access import is_signed
-from sandbox_tools.local.channel import AgentError
+from sandbox_tools.local.channel import AgentError, ChannelError
 from sandbox_tools.local.encodings import chosen_encoding, pack, upload_chunks
 from sandbox_tools.local.forms import FormReader
 from sandbox_tools.local.sandbox import Sandbox
 from sandbox_tools.local.tasks import bounded
 from sandbox_tools.local.web import OwningResponse, RequestError, json_response, read_json
-from sandbox_tools.wire.files import DEFAULT_WORKSPACE, entry_from_json, rest_entry_to_json, whole_number
+from sandbox_tools.wire.envelope import WireError
+from sandbox_tools.wire.files import DEFAULT_WORKSPACE, Entry, entry_from_json, rest_entry_to_json, whole_number
 from sandbox_tools.wire.process import decode_base64
 
 MAX_BATCH_FILES: Final = 1000
@@ -84,7 +85,7 @@ async def write_files(request: Request, sandbox: Sandbox) -> Response:
     else:
         signed = " (a signed URL takes no JSON)" if is_signed(request) else ""
         raise RequestError(400, f"send application/octet-stream, multipart/form-data or application/json{signed}")
-    return json_response([rest_entry_to_json(entry_from_json(answer.get("entry"))) for answer in written])
+    return json_response([rest_entry_to_json(told_entry(answer.get("entry"))) for answer in written])
 
 
 async def write_batch(request: Request, sandbox: Sandbox) -> Response:
@@ -110,7 +111,7 @@ async def compose(request: Request, sandbox: Sandbox) -> Response:
     path = checked_path(message.get("destination"))
     fields = {"sources": [checked_path(source) for source in sources], "path": path}
     answer = await run_task(sandbox, "compose", fields)
-    return json_response(rest_entry_to_json(entry_from_json(answer.get("entry"))))
+    return json_response(rest_entry_to_json(told_entry(answer.get("entry"))))
 
 
 async def content(request: Request, sandbox: Sandbox) -> Response:
@@ -138,6 +139,18 @@ async def run_task(sandbox: Sandbox, name: str, fields: Mapping[str, object]) ->
         return await answer.header()
 
 
+def told_entry(entry: object) -> Entry:
+    """Return an entry that a sandbox told.
+
+    Raises:
+        ChannelError: It is none.
+    """
+    try:
+        return entry_from_json(entry)
+    except WireError as error:
+        raise ChannelError(str(error)) from None
+
+
 def checked_path(path: object) -> str:
     """Return what can be a path, as an absolute one; the sandbox itself says whether it is one.
 
@@ -158,7 +171,7 @@ def checked_path(path: object) -> str:
 async def _send(request: Request, sandbox: Sandbox, *, may_pack: bool) -> Response:
     path = _query_path(request)
     offset, length = _range(request)
-    packed = chosen_encoding(request.headers.get("accept-encoding"), may_pack=may_pack) == "gzip"
+    packed = chosen_encoding(",".join(request.headers.getlist("accept-encoding")), may_pack=may_pack) == "gzip"
     stack = AsyncExitStack()
     try:
         fields = {"path": path, "offset": offset, "length": length}

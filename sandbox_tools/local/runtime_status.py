@@ -18,7 +18,6 @@ from sandbox_tools.local.usage import usage_of
 from sandbox_tools.local.web import RequestError, json_response, read_json
 from sandbox_tools.wire.control import environment_from_json
 from sandbox_tools.wire.files import DEFAULT_WORKSPACE
-from sandbox_tools.wire.preview import parse_port
 
 MAX_PORTS: Final = 10_000
 MAX_ENVS_BYTES: Final = 131_072
@@ -36,7 +35,7 @@ async def ports(_: Request, sandbox: Sandbox) -> Response:
         await answer.header()
         while (line := await answer.line()) and len(found) < MAX_PORTS:
             address = "0.0.0.0" if line.get("address") in ("0.0.0.0", "::") else "127.0.0.1"  # noqa: S104 - told, not bound
-            found.append({"port": parse_port(line.get("port")), "protocol": "tcp", "address": address})
+            found.append({"port": bounded(line, "port", 65_535), "protocol": "tcp", "address": address})
     return json_response(found)
 
 

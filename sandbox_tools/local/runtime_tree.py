@@ -7,11 +7,11 @@ from typing import Final
 from starlette.requests import Request
 from starlette.responses import Response
 
-from sandbox_tools.local.runtime_files import checked_path, run_task
+from sandbox_tools.local.runtime_files import checked_path, run_task, told_entry
 from sandbox_tools.local.sandbox import Sandbox
 from sandbox_tools.local.tasks import bounded
 from sandbox_tools.local.web import RequestError, json_response, read_json
-from sandbox_tools.wire.files import entry_from_json, entry_to_json, whole_number
+from sandbox_tools.wire.files import entry_to_json, whole_number
 
 MAX_ENTRIES: Final = 10_000
 """In the answer of ListDir; more is refused, so that a client does not take a part for the whole."""
@@ -31,7 +31,7 @@ async def list_directory(request: Request, sandbox: Sandbox) -> Response:
     async with sandbox.task("list", fields) as answer:
         await answer.header()
         while (item := await answer.item()) is not None:
-            entries.append(entry_to_json(entry_from_json(item)))
+            entries.append(entry_to_json(told_entry(item)))
             if len(entries) > MAX_ENTRIES:
                 raise RequestError(400, f"more than {MAX_ENTRIES} entries; list a directory further down")
     return json_response({"entries": entries})
@@ -80,4 +80,4 @@ async def _message_path(request: Request) -> str:
 
 
 def _entry(answer: dict[str, object]) -> Response:
-    return json_response({"entry": entry_to_json(entry_from_json(answer.get("entry")))})
+    return json_response({"entry": entry_to_json(told_entry(answer.get("entry")))})

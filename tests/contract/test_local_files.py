@@ -255,7 +255,6 @@ class TestEncodings:
     @pytest.mark.parametrize(
         ("header", "may_pack", "expected"),
         [
-            (None, True, "identity"),
             ("", True, "identity"),
             ("gzip", True, "gzip"),
             ("gzip", False, "identity"),
@@ -270,7 +269,7 @@ class TestEncodings:
             ("gzip, identity;q=0", False, None),
         ],
     )
-    def test_the_choice(self, header: str | None, may_pack: bool, expected: str | None) -> None:
+    def test_the_choice(self, header: str, may_pack: bool, expected: str | None) -> None:
         if expected is None:
             with pytest.raises(RequestError) as refused:
                 chosen_encoding(header, may_pack=may_pack)
