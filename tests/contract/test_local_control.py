@@ -390,11 +390,6 @@ class TestLogs:
         assert error_of(box.control.get(f"{path_of(box, 'logs')}?{query}"))
         assert box.control.get(f"{path_of(box, 'logs')}?{query}").status_code == 400
 
-    def test_they_are_bounded(self, box: Box) -> None:
-        for _ in range(1010):
-            box.control.post(path_of(box, "heartbeat"), json={"status": "healthy"})
-        assert len(self.logs(box, limit=1000)) == 1000
-
 
 class TestMetrics:
     """2.7."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ from sandbox_tools.local.layout import Layout
 from sandbox_tools.wire.control import VolumeMount
 from sandbox_tools.wire.envelope import WireError
 from tests.local.service import LocalServer, running_service
+from tests.local.test_refused import ORDINARY_UID, as_ordinary_user, readable_python
 
 LAYOUT = Layout(binds=(("/opt/python", "/opt/python"), ("/usr", "/usr")), links=(("usr/bin", "/bin"),), files={})
 LAUNCHERS = ["native", *(["bwrap"] if shutil.which("bwrap", path="/usr/bin") else [])]
@@ -37,6 +40,31 @@ def test_what_a_sandbox_writes_the_next_one_reads(service: LocalServer) -> None:
         assert box.run("cat", "/cache/f").stdout == "one\nboth\n"
     with service.sandbox(volumeMounts=mounts[1:]) as box:
         assert box.sh("cat /mnt/data/f; ls /cache").stdout == "two\n"
+
+
+@contextmanager
+def removed_at_the_end(directory: Path) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        shutil.rmtree(directory)
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_an_ordinary_user_has_volumes_and_pauses(launcher: str) -> None:
+    python, user = readable_python(), as_ordinary_user()
+    state = Path(tempfile.mkdtemp())  # not pytest's: that is closed to other users
+    if os.getuid() == 0:
+        os.chown(state, ORDINARY_UID, ORDINARY_UID)
+    running = running_service(state, prefix=user, python=python, env={"LAUNCHERS": launcher})
+    with (
+        removed_at_the_end(state),
+        running as service,
+        service.sandbox(volumeMounts=[{"name": "v", "path": "/v"}], autoResume=True) as box,
+    ):
+        assert box.sh("echo x > /v/f; echo y > f; cat /v/f").stdout == "x\n"
+        assert box.control.post(f"/sandboxes/{box.sandbox_id}/pause").status_code == 204
+        assert box.sh("cat /v/f f").stdout == "x\ny\n"
 
 
 def test_without_a_mount_there_is_no_volume(service: LocalServer) -> None:
