@@ -485,16 +485,16 @@ class TestHostileTrees:
     def test_a_tree_deeper_than_any_path_is_listed_and_removed(self, box: Box) -> None:
         deep = """
 import os
-os.makedirs("deep")
-os.chdir("deep")
+os.makedirs("/tmp/deep")
+os.chdir("/tmp/deep")
 for _ in range(1500):
     os.mkdir("abcdefghij"); open("f", "w").close(); os.chdir("abcdefghij")
 """
         box.python(deep)
-        listed = rpc(box, "ListDir", path="deep", depth=10_000).json()["entries"]
+        listed = rpc(box, "ListDir", path="/tmp/deep", depth=10_000).json()["entries"]
         assert len(listed) == 2 * 64
-        assert rpc(box, "Remove", path="deep").json() == {}
-        assert rpc(box, "Stat", path="deep").status_code == 404
+        assert rpc(box, "Remove", path="/tmp/deep").json() == {}
+        assert rpc(box, "Stat", path="/tmp/deep").status_code == 404
 
     def test_a_removed_tree_does_not_take_along_what_it_links_to(self, box: Box) -> None:
         box.sh(
