@@ -7,13 +7,14 @@ import os
 import socket
 import threading
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from ipaddress import ip_address
 from time import monotonic
 from typing import Final
 
 import anyio
+import anyio.from_thread
 import anyio.lowlevel
-import anyio.to_thread
 
 from sandbox_tools.local.addresses import Address
 
@@ -34,18 +35,23 @@ class Outside:
     """What this machine can reach. Tests put a table in its place."""
 
     def __init__(self) -> None:
-        self._free = threading.BoundedSemaphore(MAX_LOOKUPS)
-        self._threads = anyio.CapacityLimiter(MAX_LOOKUPS)
+        self._free = anyio.Semaphore(MAX_LOOKUPS)
 
     async def resolve(self, host: str) -> list[Address]:
         """Return the addresses of a name, or of an address in any of its spellings.
 
         Raises:
-            OSError: It has none, or too many names are being looked up.
+            OSError: It has none.
             TimeoutError: The resolver did not answer in time.
         """
         with anyio.fail_after(RESOLVE_TIMEOUT_S):
-            return await anyio.to_thread.run_sync(self._look_up, host, abandon_on_cancel=True, limiter=self._threads)
+            await self._free.acquire()
+            lookup = _Lookup(host, self._free.release)
+            lookup.start()
+            await lookup.done.wait()
+        if lookup.failure is not None:
+            raise lookup.failure
+        return lookup.addresses
 
     def is_own(self, address: Address) -> bool:
         """Whether an address is one of this machine: the kernel lets only those be bound.
@@ -82,17 +88,46 @@ class Outside:
             raise
         return connection
 
-    def _look_up(self, host: str) -> list[Address]:
-        if not self._free.acquire(blocking=False):
-            raise OSError(errno.EAGAIN, "too many names are being looked up")
+
+class _Lookup:
+    """One question to the system's resolver, in a thread that can be neither ended nor waited for at the end."""
+
+    def __init__(self, host: str, release: Callable[[], None]) -> None:
+        self._host = host
+        self._release = release
+        self._loop = anyio.lowlevel.current_token()
+        self.done: Final = anyio.Event()
+        self.addresses: list[Address] = []
+        self.failure: OSError | None = None
+
+    def start(self) -> None:
         try:
-            answers = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
-        except UnicodeError:  # a label that is too long
-            raise OSError(errno.EINVAL, "not a name") from None
+            threading.Thread(target=self._run, name="egress-lookup", daemon=True).start()
+        except RuntimeError:  # this machine has no thread left
+            self.failure = OSError(errno.EAGAIN, "no thread")
+            self._finish()
+
+    def _run(self) -> None:
+        try:
+            self.addresses = _look_up(self._host)
+        except OSError as error:
+            self.failure = error
         finally:
-            self._free.release()
-        texts = dict.fromkeys(str(answer[4][0]) for answer in answers[:MAX_ANSWERS])
-        return [ip_address(text) for text in texts if "%" not in text]
+            with suppress(RuntimeError):  # the service has ended
+                anyio.from_thread.run_sync(self._finish, token=self._loop)
+
+    def _finish(self) -> None:
+        self._release()
+        self.done.set()
+
+
+def _look_up(host: str) -> list[Address]:
+    try:
+        answers = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except UnicodeError:  # a label that is too long
+        raise OSError(errno.EINVAL, "not a name") from None
+    texts = dict.fromkeys(str(answer[4][0]) for answer in answers[:MAX_ANSWERS])
+    return [ip_address(text) for text in texts if "%" not in text]
 
 
 class Link:

@@ -19,6 +19,7 @@ import pytest
 
 from sandbox_tools.local import bwrap
 from sandbox_tools.local import egress as egress_module
+from sandbox_tools.local import outside as outside_module
 from sandbox_tools.local.addresses import Address, policy_of
 from sandbox_tools.local.background import Background
 from sandbox_tools.local.egress import NoNetworkError
@@ -447,6 +448,35 @@ async def test_the_resolver_of_the_system_knows_every_spelling_of_an_address() -
         assert all(address.is_loopback and outside.is_own(address) for address in addresses)
     with pytest.raises(OSError, match="not a name"):
         await outside.resolve("a" * 64 + ".example")
+
+
+async def test_a_resolver_that_hangs_costs_a_bounded_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    go_on = threading.Event()
+
+    def hang(host: str) -> list[Address]:
+        asked.append(host)
+        go_on.wait(20)
+        return [ip_address(PUBLIC)]
+
+    monkeypatch.setattr(outside_module, "_look_up", hang)
+    monkeypatch.setattr(outside_module, "RESOLVE_TIMEOUT_S", 0.2)
+    outside = Outside()
+    failures: list[BaseException] = []
+
+    async def resolve(number: int) -> None:
+        try:
+            await outside.resolve(f"n{number}.example")
+        except TimeoutError as error:
+            failures.append(error)
+
+    async with anyio.create_task_group() as tasks:
+        for number in range(3 * outside_module.MAX_LOOKUPS):
+            tasks.start_soon(resolve, number)
+    assert (len(failures), len(asked)) == (3 * outside_module.MAX_LOOKUPS, outside_module.MAX_LOOKUPS)
+    go_on.set()
+    monkeypatch.setattr(outside_module, "RESOLVE_TIMEOUT_S", 10)
+    assert await outside.resolve("later.example") == [ip_address(PUBLIC)]
 
 
 def test_only_addresses_of_this_machine_are_its_own() -> None:
