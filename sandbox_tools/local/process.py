@@ -93,6 +93,7 @@ class Process:
         cmd_id: SeaCloud's name for it, for GetResult.
         stderr: None for a process with a PTY, which has one output (`stdout`).
         ended: How it ended, once its output has been delivered.
+        command_bytes: What is kept of `command`, about.
         exited: Set when the program itself is gone.
         timed_out: Whether it was ended for its timeout.
     """
@@ -108,6 +109,7 @@ class Process:
         self.stderr: Final = stderr
         self.outputs: Final = (stdout,) if stderr is None else (stdout, stderr)
         self.started_at_unix: Final = int(time.time())
+        self.command_bytes: Final = _size(command)
         self.exited = anyio.Event()
         self.ended: Ended | None = None
         self.timed_out = False
@@ -194,6 +196,12 @@ class Process:
         if subscriber in self._subscribers:
             self._subscribers.remove(subscriber)
         subscriber.close()
+
+
+def _size(command: Command) -> int:
+    """Return about how many bytes of memory a command takes."""
+    texts = [command.cmd, command.tag or "", command.cwd or "", *command.args, *command.envs, *command.envs.values()]
+    return sum(len(text) for text in texts)
 
 
 _SIGNAL_WORDS: Final = {

@@ -33,7 +33,10 @@ MAX_PROCESSES: Final = 64
 """Processes that run, or whose children still hold their pipes. Each costs three descriptors of the server."""
 
 MAX_HEADS_BYTES: Final = 16 << 20
-"""Kept of all output of one sandbox for GetResult; the oldest results go first."""
+"""Kept of all output and commands of one sandbox for GetResult; the oldest results go first."""
+
+MAX_RESULTS: Final = 1024
+"""Of ended processes, for GetResult and a late Connect; each costs about 4 KB."""
 
 TERM_GRACE_S: Final = 1.0
 CONNECT_TIMEOUT_S: Final = 5.0
@@ -229,12 +232,20 @@ class Sandbox:
 
     def take(self, wanted: int) -> int:
         """Lend memory for the head of an output (`process.HeadRoom`)."""
-        while self._heads_bytes + wanted > MAX_HEADS_BYTES and self._results:
-            _, oldest = self._results.popitem(last=False)
-            self._heads_bytes -= sum(len(output.head) for output in oldest.outputs)
-        granted = min(wanted, MAX_HEADS_BYTES - self._heads_bytes)
+        self._forget_results(wanted)
+        granted = max(0, min(wanted, MAX_HEADS_BYTES - self._heads_bytes))
         self._heads_bytes += granted
         return granted
+
+    def _keep_result(self, process: Process) -> None:
+        self._results[process.request] = process
+        self._heads_bytes += process.command_bytes
+        self._forget_results(0)
+
+    def _forget_results(self, wanted: int) -> None:
+        while self._results and (self._heads_bytes + wanted > MAX_HEADS_BYTES or len(self._results) > MAX_RESULTS):
+            _, oldest = self._results.popitem(last=False)
+            self._heads_bytes -= oldest.command_bytes + sum(len(output.head) for output in oldest.outputs)
 
     async def _start(self, command: Command) -> Process:
         size = command.pty
@@ -274,7 +285,7 @@ class Sandbox:
                 own.start_soon(self._enforce_timeout, process, process.command.timeout_ms / 1000)
             await process.run()
         del self._processes[process.request]
-        self._results[process.request] = process
+        self._keep_result(process)
         code = -1 if process.ended is None or process.ended.exit_code is None else process.ended.exit_code
         level: Level = "warn" if code else "info"
         self.log.add("process ended", level=level, pid=process.pid, cmdId=process.cmd_id, exitCode=code)

@@ -232,6 +232,19 @@ class TestTimeouts:
         assert box.http.post("/process.Process/Start", json=body, headers={name: "soon"}).status_code == 400
 
 
+class TestResults:
+    def test_results_of_big_commands_are_forgotten_and_the_last_ones_kept(self, box: Box) -> None:
+        """What a client sent counts, too: 40 commands of 900 KB must not stay in the service."""
+        big, ids = "x" * 100_000, []
+        for _ in range(40):
+            with box.start("true", *[big] * 9) as stream:
+                stream.until_end()
+            ids.append(stream.started["cmdId"])
+        found = [box.rpc("process.Process/GetResult", {"cmdId": cmd_id}).status_code for cmd_id in ids]
+        assert found == sorted(found, reverse=True)  # the oldest are gone
+        assert 10 <= found.count(200) <= 18
+
+
 def frames_of(box: Box, method: str, body: dict[str, Any], limit_ms: int) -> list[dict[str, Any]]:
     """Send an enveloped request with a time limit; return all messages of the answer."""
     headers = {"Connect-Timeout-Ms": str(limit_ms), "Content-Type": "application/connect+json"}
