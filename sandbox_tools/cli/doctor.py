@@ -21,7 +21,7 @@ from sandbox_tools.sandboxes import open_source
 def run_doctor() -> int:
     """Print the report; return 0 when tools can run, 1 when they cannot."""
     console = Console(soft_wrap=True)
-    report = anyio.run(probe)
+    report = _with_control_groups(anyio.run(probe))
     console.print(_table(report))
     problem = _source_problem(console)
     if report.level == "none":
@@ -29,6 +29,14 @@ def run_doctor() -> int:
     usable = not problem and (report.level != "none" or _uses_cloud())
     console.print("[green]Ready.[/]" if usable else "[red]Not ready.[/]")
     return 0 if usable else 1
+
+
+def _with_control_groups(report: IsolationReport) -> IsolationReport:
+    if report.level == "none":
+        return report
+    from sandbox_tools.local import cgroups, limits  # noqa: PLC0415 - Linux only
+
+    return limits.strengthened(report, cgroups.hard_limits(cgroups.find_hierarchies()))
 
 
 def _table(report: IsolationReport) -> Table:
