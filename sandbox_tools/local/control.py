@@ -201,6 +201,8 @@ def _not_paused(entry: Entry) -> Entry:
 
 
 def _diagnostic(entry: Entry) -> dict[str, object]:
+    if entry.end_reason:
+        return {"message": f"the sandbox was ended: {entry.end_reason}"}
     if not entry.lost_envs:
         return {}
     message = "the service was restarted while the sandbox was paused: the values of its envVars are gone"

@@ -185,7 +185,7 @@ class Registry:
         async with anyio.create_task_group() as endings:
             endings.start_soon(self._starter.close)
             for entry in self.entries():
-                kept = self._keep_paused and (entry.running is None or entry.new.auto_pause)
+                kept = self._keep_paused and (entry.running is None or _may_pause(entry))
                 endings.start_soon(self._leave if kept else self.delete, entry)
 
     async def _leave(self, entry: Entry) -> None:
@@ -247,12 +247,17 @@ class Registry:
             if (left := entry.end_at - time.time()) > 0:
                 with anyio.move_on_after(left):
                     await entry.changed.wait()
-            elif entry.new.auto_pause and entry.running is not None:
+            elif entry.running is not None and _may_pause(entry):
                 async with entry.changing:
                     if entry.running is not None and entry.end_at <= time.time():
                         await self._suspend(entry)
             else:
                 await self.delete(entry)
+
+
+def _may_pause(entry: Entry) -> bool:
+    """Whether its time to live ends with a pause. Of a sandbox that broke a limit, no files are left."""
+    return entry.new.auto_pause and not entry.end_reason
 
 
 def _running(sandbox: Sandbox, new: NewSandbox) -> Running:

@@ -56,6 +56,7 @@ def says_why(box: Box, reason: str) -> bool:
     answer = box.http.post("/run", json={"cmd": "true"})
     assert answer.status_code == 404
     assert reason in answer.json()["message"]
+    assert reason in box.control.get(f"/sandboxes/{box.sandbox_id}").json()["diagnostic"]["message"]
     return True
 
 
@@ -71,13 +72,16 @@ def test_a_sandbox_that_takes_too_much_is_ended(tmp_path: Path, program: tuple[s
     with (
         watched_service(tmp_path / "state", memory=LIMIT_BYTES, disk=LIMIT_BYTES) as service,
         service.sandbox() as other,
-        service.sandbox() as box,
+        service.sandbox(autoPause=True) as box,
     ):
         assert "memory" in box.record["isolation"]["softLimits"]
         with box.start(*program):
             wait_for(lambda: says_why(box, reason), what="the end of the sandbox")
         workspace = service.state / "sandboxes" / box.sandbox_id / "workspace"
         wait_for(lambda: not workspace.exists(), what="the removal of its files")
+        path = f"/sandboxes/{box.sandbox_id}"
+        assert box.control.post(f"{path}/timeout", json={"timeout": 0}).status_code == 204
+        wait_for(lambda: box.control.get(path).status_code == 404, what="its end: there is nothing to pause")
         assert other.run("true").exit_code == 0
 
 
