@@ -72,6 +72,8 @@ def relay(master: int, typed: int, shown: int, ended: int) -> None:
             left -= carried
             if not carried and not to_host.held:
                 return
+    if not over:  # it has closed its terminal; a program does so on its way out, and must not be hung up for that
+        os.read(ended, 1)
 
 
 def _wanted(*flows: _Flow) -> dict[int, int]:

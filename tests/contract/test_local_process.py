@@ -117,6 +117,11 @@ class TestTerminal:
             type_in(box, {"pid": stream.pid}, b"\x04")
             assert stream.until_end()["exitCode"] == 0
 
+    def test_a_program_that_closes_its_terminal_before_it_ends_is_not_hung_up(self, box: Box) -> None:
+        with box.start("bash", "-c", "echo last; exec <&- >&- 2>&-; sleep 0.3; exit 6", **SIZE) as stream:
+            text, end = shown_to_the_end(stream)
+        assert (text, end["exitCode"]) == (b"last\r\n", 6)
+
     def test_a_job_that_is_left_behind_neither_delays_the_end_nor_keeps_the_terminal(self, box: Box) -> None:
         line = "(trap '' HUP; while echo x; do :; done 2>/dev/null; touch /tmp/hung-up) & sleep 0.1; exit 4"
         began = time.monotonic()
