@@ -34,6 +34,13 @@ def local(
     api_key_file: Annotated[
         Path | None, typer.Option(help="File with the API key to accept; default: SEACLOUD_API_KEY, else a new one.")
     ] = None,
+    min_isolation: Annotated[
+        str,
+        typer.Option(
+            envvar="SANDBOX_TOOLS_MIN_ISOLATION",
+            help="The least isolation to accept: namespaces, or landlock, which is weaker.",
+        ),
+    ] = "namespaces",
     child: Annotated[
         bool, typer.Option("--child", hidden=True, help="Read the key from stdin, and stop at its end.")
     ] = False,
@@ -44,7 +51,7 @@ def local(
         raise typer.Exit(2)
     from sandbox_tools.cli.local import run_local  # noqa: PLC0415 - heavy, and only Linux has what it needs
 
-    run_local(port=port, api_key_file=api_key_file, child=child)
+    run_local(port=port, api_key_file=api_key_file, min_isolation=min_isolation, child=child)
 
 
 @app.command()

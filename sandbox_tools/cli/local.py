@@ -7,19 +7,26 @@ import secrets
 import signal
 import sys
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 import anyio
 import anyio.from_thread
 import typer
 
+from sandbox_tools.errors import ConfigurationError
+from sandbox_tools.local.isolation import LauncherKind, launchers_for
 from sandbox_tools.local.server import serve
 
 
-def run_local(*, port: int, api_key_file: Path | None, child: bool) -> None:
+def run_local(*, port: int, api_key_file: Path | None, min_isolation: str, child: bool) -> None:
     """Serve until SIGTERM, SIGINT or, as a child, the end of stdin."""
+    try:
+        launchers = launchers_for(min_isolation)
+    except ConfigurationError as error:
+        raise typer.BadParameter(str(error), param_hint="--min-isolation") from None
     api_key = _key_from_parent() if child else _api_key(api_key_file)
-    anyio.run(_serve, port, api_key, child)
+    anyio.run(_serve, port, api_key, launchers, child)
 
 
 def _key_from_parent() -> str:
@@ -48,13 +55,20 @@ def _new_key() -> str:
     return key
 
 
-async def _serve(port: int, api_key: str, child: bool) -> None:
+async def _serve(port: int, api_key: str, launchers: Sequence[LauncherKind], child: bool) -> None:
     stop = anyio.Event()
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(_stop_on_signal, stop)
         if child:
             _stop_at_end_of_input(stop)
-        await serve(port=port, api_key=api_key, on_ready=_print_line, stop=stop, keep_paused=not child)
+        await serve(
+            port=port,
+            api_key=api_key,
+            on_ready=_print_line,
+            stop=stop,
+            keep_paused=not child,
+            launchers=launchers,
+        )
         tasks.cancel_scope.cancel()
 
 

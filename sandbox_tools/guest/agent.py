@@ -27,6 +27,7 @@ from typing import Any, NoReturn
 
 from sandbox_tools.guest import tasks, terminal
 from sandbox_tools.guest.answer import Answer
+from sandbox_tools.guest.places import Places
 
 PIECE_BYTES = 60_000
 _MAX_FDS = 8
@@ -34,10 +35,14 @@ _DEFAULT_AGAIN = (signal.SIGCHLD, signal.SIGINT, signal.SIGPIPE, signal.SIGXFSZ)
 """Python or the agent changed these; a program expects the default."""
 
 
-def main(control: socket.socket) -> NoReturn:
-    """Serve until the host closes the control socket; the kernel then ends every process of the sandbox."""
+def main(control: socket.socket, places: Places | None = None) -> NoReturn:
+    """Serve until the host closes the control socket; then every process of the sandbox is ended.
+
+    Args:
+        places: Where the files are, in a sandbox without a file system of its own.
+    """
     control.set_inheritable(False)
-    Agent(control).run()
+    Agent(control, places).run()
     os._exit(0)
 
 
@@ -54,8 +59,9 @@ class _Terminal:
 class Agent:
     """The loop, and the processes that it started."""
 
-    def __init__(self, control: socket.socket) -> None:
+    def __init__(self, control: socket.socket, places: Places | None = None) -> None:
         self._control = control
+        self._places = places
         self._ids: dict[int, int] = {}  # pid of a running exec -> its request
         self._groups: dict[int, int] = {}  # request -> process group; may outlive the exec's main process
         self._terminals: dict[int, _Terminal] = {}  # by request
@@ -91,7 +97,7 @@ class Agent:
         self._pieces += data[1:]
         if data[:1] == b".":
             request, self._pieces = json.loads(self._pieces), b""
-            self._handle(request, fds)
+            self._handle(request if self._places is None else self._places.request(request), fds)
         for fd in fds:
             os.close(fd)
         return True

@@ -25,16 +25,40 @@ FORBIDDEN_CALLS = {
 def findings(host: dict[str, str]) -> list[str]:
     """Return what is wrong, in words."""
     found = [f"{name} is {value}" for name, value in status().items() if value != EXPECTED[name]]
+    look = shared_view if host["level"] == "landlock" else own_view
+    found += look(host)
+    found += [f"{what} succeeded" for what, attempt in attempts(host).items() if succeeds(attempt)]
+    found += [f"{name} is not refused" for name, number in forbidden_calls().items() if not is_refused(number)]
+    return found
+
+
+def own_view(host: dict[str, str]) -> list[str]:
+    """Look for what a sandbox with namespaces must have or lack."""
+    found = []
     if read("/proc/self/uid_map").split() != ["1000", "0", "1"]:
         found.append("the user id map is not the inner one")
     if os.path.exists(host["file"]):  # noqa: PTH110 - no pathlib: this starts with every service
         found.append("a file of the host is visible")
-    found += [f"{what} succeeded" for what, attempt in attempts(host).items() if succeeds(attempt)]
-    found += [f"{name} is not refused" for name, number in forbidden_calls().items() if not is_refused(number)]
-    found += [f"{path} is not writable" for path in ("/tmp", "/root/workspace") if not succeeds(writing(path))]  # noqa: S108
     if sum(name.isdigit() for name in os.listdir("/proc")) > 3:  # noqa: PTH208 - see above
         found.append("other processes are visible")
-    return found
+    return found + [f"{path} is not writable" for path in ("/tmp", "/root/workspace") if not succeeds(writing(path))]  # noqa: S108
+
+
+def shared_view(host: dict[str, str]) -> list[str]:
+    """Look for what a sandbox without namespaces must not do to the machine that it shares."""
+    tries = {
+        "reading a file of the host": lambda: read(host["file"]),
+        "reading /etc/passwd": lambda: read("/etc/passwd"),
+        "writing beside the workspace": writing(".."),
+        "writing to /tmp": writing("/tmp"),  # noqa: S108 - see above
+        "a signal to a process of the host": lambda: os.kill(int(host["pid"]), 0),
+        "a socket": lambda: socket.socket(socket.AF_UNIX).close(),
+        "a pair of datagram sockets": lambda: socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM),
+    }
+    found = [f"{what} succeeded" for what, attempt in tries.items() if succeeds(attempt)]
+    if os.getuid() == 0:
+        found.append("the user is root")
+    return found + [f"{path} is not writable" for path in (".", os.environ["TMPDIR"]) if not succeeds(writing(path))]
 
 
 EXPECTED = {
@@ -62,6 +86,8 @@ def attempts(host: dict[str, str]) -> dict[str, Callable[[], object]]:
         "reading the memory of PID 1": lambda: read("/proc/1/mem"),
         "reading the environment of PID 1": lambda: read("/proc/1/environ"),
         "listing the descriptors of PID 1": lambda: os.listdir("/proc/1/fd"),  # noqa: PTH208 - see above
+        "reading the memory of the agent": lambda: read(f"/proc/{os.getppid()}/mem"),
+        "listing the descriptors of the agent": lambda: os.listdir(f"/proc/{os.getppid()}/fd"),  # noqa: PTH208 - see above
         "writing to /": writing("/"),
         "writing to /usr": writing("/usr"),
         "writing to /etc": writing("/etc"),

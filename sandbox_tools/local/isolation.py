@@ -7,24 +7,31 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
+from sandbox_tools.errors import ConfigurationError
+
 if TYPE_CHECKING:
     from sandbox_tools.local.launcher import Launcher
 
-IsolationLevel = Literal["namespaces", "none"]
-LauncherKind = Literal["native", "bwrap"]
+IsolationLevel = Literal["namespaces", "landlock", "none"]
+LauncherKind = Literal["native", "bwrap", "landlock"]
 
 LAUNCHER_KINDS: Final[tuple[LauncherKind, ...]] = ("native", "bwrap")
-"""In the order of preference: native has more hard limits and is faster; bwrap works where only it is allowed."""
+"""In the order of preference: native has more hard limits and is faster; bwrap works where only it is allowed.
+
+The third, landlock, is a weaker level, which a user has to ask for.
+"""
 
 HARD_LIMITS: Final[dict[LauncherKind, tuple[str, ...]]] = {
     "native": ("processes", "open_files", "file_size", "tmp_size", "tmp_files", "shm_size", "sysv_shm"),
     "bwrap": ("processes", "open_files", "file_size", "tmp_size", "shm_size"),
+    "landlock": ("processes", "open_files", "file_size"),
 }
 """What a sandbox cannot exceed, however it tries. bwrap sets the size of a tmpfs, but not its number of files."""
 
 SOFT_LIMITS: Final[dict[LauncherKind, tuple[str, ...]]] = {
     "native": ("memory", "cpu", "disk"),
     "bwrap": ("memory", "cpu", "disk", "tmp_files", "sysv_shm"),
+    "landlock": ("memory", "cpu", "disk", "tmp_size"),
 }
 """Limited for one process (memory: 2 GiB of data each) or not at all; a hard limit of memory and CPU needs cgroups."""
 
@@ -34,7 +41,7 @@ class IsolationReport:
     """The result of the self-test.
 
     Attributes:
-        level: "namespaces", or "none": then no sandbox is created.
+        level: "namespaces"; "landlock", which is weaker; or "none": then no sandbox is created.
         launcher: What makes the sandboxes; "" when nothing can.
         reason: What failed; "" when nothing did.
         remedy: What to change on this machine; "" when nothing need be.
@@ -48,10 +55,21 @@ class IsolationReport:
     soft_limits: tuple[str, ...] = ()
 
 
+def launchers_for(minimum: str) -> tuple[LauncherKind, ...]:
+    """Return what may make sandboxes when this level is the least that is wanted.
+
+    Raises:
+        ConfigurationError: There is no such level.
+    """
+    if minimum not in ("namespaces", "landlock"):
+        raise ConfigurationError(f"The least isolation is namespaces or landlock, not {minimum!r}.")
+    return LAUNCHER_KINDS if minimum == "namespaces" else (*LAUNCHER_KINDS, "landlock")
+
+
 def available(launcher: LauncherKind = "native") -> IsolationReport:
     """Return the report of a passed self-test."""
     return IsolationReport(
-        level="namespaces",
+        level="landlock" if launcher == "landlock" else "namespaces",
         launcher=launcher,
         hard_limits=HARD_LIMITS[launcher],
         soft_limits=SOFT_LIMITS[launcher],
@@ -120,7 +138,9 @@ _SYSCTLS: Final = {
 _CONTAINER: Final = (
     "In a container: start it with `--security-opt seccomp=unconfined --security-opt systempaths=unconfined` "
     "(Podman: `--security-opt seccomp=unconfined --security-opt unmask=ALL`), better with a seccomp profile that only "
-    "adds unshare, clone, mount, umount2 and pivot_root; on an Ubuntu host AppArmor must allow user namespaces as well."
+    "adds unshare, clone, mount, umount2 and pivot_root; on an Ubuntu host AppArmor must allow user namespaces too. "
+    "A weaker isolation that needs none of this, for a service that runs as root: `--min-isolation landlock` or "
+    "SANDBOX_TOOLS_MIN_ISOLATION=landlock."
 )
 
 

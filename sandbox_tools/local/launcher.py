@@ -45,10 +45,34 @@ class LaunchError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Launched:
-    """A new sandbox: our end of its agent's control socket, and a pidfd of its PID 1."""
+    """A new sandbox.
+
+    Attributes:
+        control: Our end of its agent's control socket.
+        pidfd: Of the agent.
+        supervisor: A pidfd that is readable when every process is gone; -1 where the agent is PID 1, whose own end says
+            that.
+    """
 
     control: socket.socket
     pidfd: int
+    supervisor: int = -1
+
+    def kill(self) -> None:
+        """End the agent, and so every process in the sandbox."""
+        native.pidfd_kill(self.pidfd, 9)
+
+    async def wait_until_gone(self) -> None:
+        """Return when no process is left."""
+        await anyio.wait_readable(self.pidfd)
+        if self.supervisor >= 0:
+            await anyio.wait_readable(self.supervisor)
+
+    def close(self) -> None:
+        """Give the pidfds back; the control socket has an owner of its own."""
+        for fd in (self.pidfd, self.supervisor):
+            if fd >= 0:
+                os.close(fd)
 
 
 class Launcher:
@@ -201,37 +225,32 @@ async def _launch(
             with theirs, their_outcome:
                 rights = array.array("i", [theirs.fileno(), their_outcome.fileno()])
                 control.sendmsg([request], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])
-            pidfd = await _wait_for_outcome(outcome)
+            pidfds = await _wait_for_outcome(outcome)
         except BaseException:
             ours.close()  # the agent ends when its control socket does
             raise
-    return Launched(ours, pidfd)
+    return Launched(ours, *pidfds)
 
 
-async def _wait_for_outcome(outcome: socket.socket) -> int:
-    """Return the pidfd once the launch is complete. What comes here was sent before any sandboxed code ran."""
+async def _wait_for_outcome(outcome: socket.socket) -> list[int]:
+    """Return the pidfds once the launch is complete. What comes here was sent before any sandboxed code ran."""
     outcome.setblocking(False)
-    pidfd, failure = -1, ""
+    pidfds, failure = array.array("i"), ""
     while True:
         await anyio.wait_readable(outcome)
-        data, ancillary, _, _ = outcome.recvmsg(_MAX_MESSAGE_BYTES, socket.CMSG_SPACE(4), socket.MSG_CMSG_CLOEXEC)
+        data, ancillary, _, _ = outcome.recvmsg(_MAX_MESSAGE_BYTES, socket.CMSG_SPACE(8), socket.MSG_CMSG_CLOEXEC)
         for item in ancillary:
-            pidfd = array.array("i", item[2])[0]
+            pidfds.frombytes(item[2])
         if not data:
             break
         failure = failure or _error_in(data)
-    if failure or pidfd < 0:
-        if pidfd >= 0:
+    if failure or not pidfds:
+        for pidfd in pidfds:
             os.close(pidfd)
         raise LaunchError(failure or "the launcher ended early")
-    return pidfd
+    return list(pidfds)
 
 
 def _error_in(data: bytes) -> str:
     message: Mapping[str, object] = json.loads(data)
     return str(message.get("error", ""))
-
-
-def kill(pidfd: int) -> None:
-    """End PID 1 of a sandbox, and so every process in it."""
-    native.pidfd_kill(pidfd, 9)

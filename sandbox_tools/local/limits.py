@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -60,8 +59,8 @@ class Limits:
             return await anyio.to_thread.run_sync(self._confine, name, launched.pidfd)
         except OSError as error:
             problem = f"control group: {error.strerror}"
-        native.pidfd_kill(launched.pidfd, 9)
-        os.close(launched.pidfd)
+        launched.kill()
+        launched.close()
         launched.control.close()
         raise LaunchError(problem)
 

@@ -100,15 +100,26 @@ def bring_loopback_up() -> None:
         fcntl.ioctl(any_socket, _SIOCSIFFLAGS, struct.pack("16sh", b"lo", _IFF_UP_RUNNING))
 
 
+def syscall(number: int, *arguments: int | bytes | None, what: str) -> int:
+    """Call the kernel; a failure is raised in the name of `what`."""
+    converted = [ctypes.c_long(value) if isinstance(value, int) else value for value in arguments]
+    return _check(_libc.syscall(ctypes.c_long(number), *converted), what)
+
+
 def drop_capabilities() -> None:
     """Empty the bounding, ambient, inheritable, permitted and effective sets."""
+    empty_bounding_set()
+    prctl(PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL)
+    header = struct.pack("=II", _CAPABILITY_VERSION_3, 0)
+    _check(_libc.capset(header, struct.pack("=6I", *[0] * 6)), "capset")
+
+
+def empty_bounding_set() -> None:
+    """No program that is started from now on can get a capability. Needs CAP_SETPCAP."""
     with open("/proc/sys/kernel/cap_last_cap") as file:  # noqa: PTH123 - pathlib is not worth its memory in the zygote
         last = int(file.read())
     for capability in range(last + 1):
         prctl(PR_CAPBSET_DROP, capability)
-    prctl(PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL)
-    header = struct.pack("=II", _CAPABILITY_VERSION_3, 0)
-    _check(_libc.capset(header, struct.pack("=6I", *[0] * 6)), "capset")
 
 
 def memfd_create() -> int:

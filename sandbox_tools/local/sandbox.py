@@ -14,7 +14,7 @@ from typing import Final
 
 import anyio
 
-from sandbox_tools.local import launcher, native, tasks
+from sandbox_tools.local import native, tasks
 from sandbox_tools.local.background import Background
 from sandbox_tools.local.channel import AgentError, Channel, ChannelError
 from sandbox_tools.local.cpu import CpuMeter
@@ -71,7 +71,7 @@ class Sandbox:
         log: EventLog | None = None,
         outside: Outside | None = None,
     ) -> None:
-        self._pidfd = launched.pidfd
+        self._launched = launched
         self._background = background
         self._envs = environment()
         self._closing = False
@@ -103,7 +103,7 @@ class Sandbox:
         Raises:
             ProcessLookupError: It is gone.
         """
-        return native.pid_of(self._pidfd)
+        return native.pid_of(self._launched.pidfd)
 
     async def prepare_network(self) -> None:
         """Get what the egress proxy needs, before any code of a user runs.
@@ -128,7 +128,7 @@ class Sandbox:
         """End every process in the sandbox, and return when they are gone. Can be called again."""
         if not self.stopped.is_set():
             self._closing = True
-            launcher.kill(self._pidfd)
+            self._launched.kill()
             self.channel.close()
             self.egress.close()
             await self.stopped.wait()
@@ -140,7 +140,7 @@ class Sandbox:
             self._closing = True
             _log.warning("a sandbox was ended: %s", reason)
             self.log.add("ended because it broke a limit", level="error", reason=reason)
-            launcher.kill(self._pidfd)
+            self._launched.kill()
 
     @property
     def processes(self) -> list[Process]:
@@ -315,12 +315,12 @@ class Sandbox:
             self._early_exits[request] = code  # it ended before `start` went on
 
     async def _end(self) -> None:
-        """PID 1 is killed, and the kernel with it kills the rest before it lets PID 1 go."""
-        launcher.kill(self._pidfd)
+        """The agent is killed, and then the rest: by the kernel when the agent is PID 1, else by its supervisor."""
+        self._launched.kill()
         self.egress.close()
         with anyio.move_on_after(_KILL_TIMEOUT_S):
-            await anyio.wait_readable(self._pidfd)
-        os.close(self._pidfd)
+            await self._launched.wait_until_gone()
+        self._launched.close()
         await self.watchers.close()
         for process in list(self._processes.values()):
             if not process.exited.is_set():

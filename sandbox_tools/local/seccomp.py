@@ -19,6 +19,7 @@ _LOAD: Final = 0x20
 _JUMP_EQUAL: Final = 0x15
 _JUMP_GREATER_EQUAL: Final = 0x35
 _JUMP_ANY_BIT: Final = 0x45
+_AND: Final = 0x54
 _RETURN: Final = 0x06
 
 _ALLOW: Final = 0x7FFF_0000
@@ -43,6 +44,8 @@ _AF_INET: Final = 2
 _AF_INET6: Final = 10
 _AF_NETLINK: Final = 16
 _NETLINK_ROUTE: Final = 0
+_SOCK_STREAM: Final = 1
+_SOCK_TYPE_MASK: Final = 0xF
 
 _AUDIT_ARCH: Final = {"x86_64": 0xC000_003E, "aarch64": 0xC000_00B7}
 
@@ -168,6 +171,29 @@ _DENIED: Final[Mapping[str, Mapping[str, int]]] = {
     },
 }
 
+_DENIED_WITHOUT_NAMESPACES: Final[Mapping[str, Mapping[str, int]]] = {
+    "x86_64": {
+        "socket": 41,
+        "connect": 42,
+        "bind": 49,
+        "shmget": 29,
+        "shmat": 30,
+        "semget": 64,
+        "msgget": 68,
+        "mq_open": 240,
+    },
+    "aarch64": {
+        "socket": 198,
+        "connect": 203,
+        "bind": 200,
+        "shmget": 194,
+        "shmat": 196,
+        "semget": 190,
+        "msgget": 186,
+        "mq_open": 180,
+    },
+}
+
 _CHECKED: Final[Mapping[str, Mapping[str, int]]] = {
     "x86_64": {"clone": 56, "ioctl": 16, "socket": 41, "socketpair": 53, "seccomp": 317},
     "aarch64": {"clone": 220, "ioctl": 29, "socket": 198, "socketpair": 199, "seccomp": 277},
@@ -194,8 +220,13 @@ def machine() -> str:
     return name
 
 
-def program(arch: str) -> bytes:
-    """Return the filter of one architecture as an array of struct sock_filter."""
+def program(arch: str, *, sockets: bool = True) -> bytes:
+    """Return the filter of one architecture as an array of struct sock_filter.
+
+    Args:
+        sockets: Without, for a sandbox that has no network and IPC namespace of its own, nothing of these is allowed
+            but pairs of connected sockets.
+    """
     checked = _CHECKED[arch]
     code = [
         (_LOAD, 0, 0, _ARCH),
@@ -205,13 +236,15 @@ def program(arch: str) -> bytes:
         (_JUMP_GREATER_EQUAL, 0, 1, _X32_BIT),
         (_RETURN, 0, 0, _KILL_PROCESS),
     ]
-    for number in sorted(_DENIED[arch].values()):
+    denied = {**_DENIED[arch], **({} if sockets else _DENIED_WITHOUT_NAMESPACES[arch])}
+    for number in sorted(denied.values()):
         code += _when(_JUMP_EQUAL, number, [_refuse(errno.EPERM)])
     code += _when(_JUMP_EQUAL, _CLONE3, [_refuse(errno.ENOSYS)])  # its flags are in memory; libc falls back to clone
     code += _when(_JUMP_EQUAL, checked["clone"], _clone_rule())
     code += _when(_JUMP_EQUAL, checked["ioctl"], _ioctl_rule())
     code += _when(_JUMP_EQUAL, checked["socket"], _socket_rule())
-    code += _when(_JUMP_EQUAL, checked["socketpair"], _family_rule(_AF_UNIX, _AF_INET))
+    pair = _family_rule(_AF_UNIX, _AF_INET) if sockets else _connected_pair_rule()
+    code += _when(_JUMP_EQUAL, checked["socketpair"], pair)
     code.append((_RETURN, 0, 0, _ALLOW))
     return b"".join(struct.pack("=HBBI", *instruction) for instruction in code)
 
@@ -256,6 +289,13 @@ def _family_rule(*families: int) -> list[Instruction]:
     for family in families:
         code += _when(_JUMP_EQUAL, family, [(_RETURN, 0, 0, _ALLOW)])
     return [*code, _refuse(errno.EAFNOSUPPORT)]
+
+
+def _connected_pair_rule() -> list[Instruction]:
+    """Only streams: one of a pair of datagram sockets could still send to a socket file of the host."""
+    stream = [(_LOAD, 0, 0, _ARG1), (_AND, 0, 0, _SOCK_TYPE_MASK)]
+    stream += [(_JUMP_EQUAL, 1, 0, _SOCK_STREAM), _refuse(errno.EPERM)]
+    return [*stream, *_family_rule(_AF_UNIX)]
 
 
 def _socket_rule() -> list[Instruction]:

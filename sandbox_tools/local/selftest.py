@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import secrets
 import shutil
 import socket
@@ -18,7 +19,7 @@ import anyio
 from sandbox_tools.errors import ConfigurationError
 from sandbox_tools.local.background import Background
 from sandbox_tools.local.channel import AgentError, ChannelError
-from sandbox_tools.local.isolation import IsolationReport, available, unavailable
+from sandbox_tools.local.isolation import IsolationReport, available, launchers_for, unavailable
 from sandbox_tools.local.launcher import Launcher, LaunchError, spare_uid
 from sandbox_tools.local.layout import host_layout
 from sandbox_tools.local.sandbox import Sandbox
@@ -33,7 +34,7 @@ async def run(launcher: Launcher | None) -> IsolationReport:
     if launcher is not None:
         return await _choose(launcher)
     try:
-        own = Launcher(host_layout())
+        own = Launcher(host_layout(), kinds=launchers_for(os.environ.get("SANDBOX_TOOLS_MIN_ISOLATION", "namespaces")))
     except ConfigurationError as error:
         return unavailable(str(error))
     try:
@@ -65,8 +66,15 @@ async def _reason(launcher: Launcher) -> str:
     return reason
 
 
-async def _launch_canary(launcher: Launcher) -> str:
+def _passable_directory() -> Path:
+    """Without namespaces the sandbox's user must be able to pass through."""
     directory = Path(tempfile.mkdtemp(prefix="sandbox-tools-"))
+    directory.chmod(0o711)
+    return directory
+
+
+async def _launch_canary(launcher: Launcher) -> str:
+    directory = _passable_directory()
     try:
         workspace, uid = directory / "workspace", spare_uid()
         workspace.mkdir()
@@ -74,6 +82,7 @@ async def _launch_canary(launcher: Launcher) -> str:
             shutil.chown(workspace, uid, uid)
         host_file = directory / "canary"
         host_file.write_text("canary")
+        host_file.chmod(0o644)
         return await _run_canary(launcher, workspace, uid, host_file)
     finally:
         with anyio.CancelScope(shield=True):
@@ -86,7 +95,7 @@ async def _run_canary(launcher: Launcher, workspace: Path, uid: int | None, host
         sandbox = Sandbox(launched, background=Background(tasks))
         tasks.start_soon(sandbox.serve)
         try:
-            reason = await _findings(sandbox, host_file)
+            reason = await _findings(sandbox, {"level": available(launcher.kind).level, "file": str(host_file)})
         except (ChannelError, AgentError) as error:  # here, because it would leave the task group in a group
             reason = f"the self-test could not run inside the sandbox: {error}"
         finally:
@@ -95,10 +104,10 @@ async def _run_canary(launcher: Launcher, workspace: Path, uid: int | None, host
     return reason
 
 
-async def _findings(sandbox: Sandbox, host_file: Path) -> str:
+async def _findings(sandbox: Sandbox, host: dict[str, str]) -> str:
     await sandbox.channel.wait_until_ready()
     with _host_listeners() as addresses:
-        return await _look_around(sandbox, {**addresses, "file": str(host_file)})
+        return await _look_around(sandbox, {**addresses, **host, "pid": str(os.getpid())})
 
 
 async def _look_around(sandbox: Sandbox, host: dict[str, str]) -> str:

@@ -28,6 +28,10 @@ def default_state_directory() -> Path:
     return base / "sandbox-tools"
 
 
+PASSABLE_DIRECTORY: Final = Path("/var/lib/sandbox-tools")
+"""For root where other users must be able to pass; the home directory of root is closed."""
+
+
 @dataclass(frozen=True, slots=True)
 class Home:
     """The directory of one sandbox. `workspace` is what the sandbox sees."""
@@ -90,18 +94,23 @@ class Home:
 
 
 class State:
-    """The directory of all sandboxes of a user."""
+    """The directory of all sandboxes of a user.
 
-    def __init__(self, directory: Path) -> None:
+    Args:
+        passable: Other users can pass through, not look: for sandboxes without a file system of their own.
+    """
+
+    def __init__(self, directory: Path, *, passable: bool = False) -> None:
         self.directory: Final = directory
+        self._mode: Final = 0o711 if passable else 0o700
         self._sandboxes = directory / "sandboxes"
         self._volumes = directory / "volumes"
 
     def prepare(self) -> None:
         """Make the directory, closed to other users: a sandbox can make setuid files of its user's in it."""
         for directory in (self._sandboxes.parent, self._sandboxes):
-            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._sandboxes.parent.chmod(0o700)
+            directory.mkdir(mode=self._mode, parents=True, exist_ok=True)
+            directory.chmod(self._mode)
 
     def new_home(self, sandbox_id: str, uid: int | None) -> Home:
         """Make the directory of a sandbox, its workspace owned by `uid`.
@@ -120,6 +129,8 @@ class State:
             home.workspace.mkdir(mode=0o755)
             if uid is not None:
                 os.chown(home.workspace, uid, uid)
+                os.chown(path, -1, uid)  # its own group, which only this sandbox is in, may pass
+                path.chmod(0o710)
         except OSError:
             home.remove()
             raise

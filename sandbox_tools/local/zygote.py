@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import array
 import errno
-import fcntl
 import gc
 import json
 import os
@@ -19,16 +18,13 @@ import socket
 from typing import Any, Final, NoReturn
 
 from sandbox_tools.guest import agent, limits
-from sandbox_tools.local import bwrap, mounts, native, seccomp
+from sandbox_tools.local import bwrap, lockdown, mounts, native, seccomp, supervisor
 
 STAGING_DIRECTORY: Final = "/sys"
 """In the zygote's own mount namespace. Nothing of the real one is needed; no workspace or Python lies below it."""
 
 MAX_MESSAGE_BYTES: Final = 65_536
 INSIDE_UID: Final = 1000
-
-_CONTROL_FD: Final = 3
-_MAX_FDS: Final = 4096
 
 _NAMESPACES: Final = (
     native.CLONE_NEWUSER
@@ -46,7 +42,7 @@ def main(control: socket.socket, layout: dict[str, Any]) -> None:
     try:
         code = _prepare(layout)
     except OSError as error:
-        control.send(_failure(error))
+        control.send(lockdown.failure(error))
         return
     control.send(b"{}")
     gc.collect()
@@ -64,12 +60,12 @@ def main(control: socket.socket, layout: dict[str, Any]) -> None:
 
 
 def _prepare(layout: dict[str, Any]) -> bytes:
-    code = seccomp.program(seccomp.machine())
+    code = seccomp.program(seccomp.machine(), sockets=layout["kind"] != "landlock")
     if layout["kind"] == "bwrap" and not os.access(bwrap.PROGRAM, os.X_OK):
         raise FileNotFoundError(errno.ENOENT, bwrap.PROGRAM)
     native.prctl(native.PR_SET_CHILD_SUBREAPER, 1)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-    if os.getuid() == 0:
+    if os.getuid() == 0 and layout["kind"] != "landlock":
         native.unshare(native.CLONE_NEWNS)
         layout["binds"] = mounts.stage(layout["binds"], STAGING_DIRECTORY)
     return code
@@ -81,12 +77,14 @@ def _launch(
     """In the first child: enter the namespaces, fork PID 1, report it, and go."""
     try:
         os.chdir(request["workspace"])
+        if layout["kind"] == "landlock":
+            supervisor.supervise(request, layout, code, agent_fd=agent_fd, outcome=outcome)
         if request["uid"] is not None:
             request["volumes"] = mounts.stage_volumes(request["volumes"], STAGING_DIRECTORY)
         layout["volumes"] = request["volumes"]
         if layout["kind"] == "bwrap":
             _become_bwrap(request, layout, code, agent_fd=agent_fd, outcome=outcome)
-        _become(request["uid"])
+        lockdown.become(request["uid"])
         _enter_namespaces()
         launcher_pidfd = native.pidfd_open(os.getpid())
         pid = os.fork()
@@ -95,7 +93,7 @@ def _launch(
         pidfd = array.array("i", [native.pidfd_open(pid)])
         outcome.sendmsg([b"{}"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, pidfd)])
     except OSError as error:
-        outcome.send(_failure(error))
+        outcome.send(lockdown.failure(error))
     os._exit(0)
 
 
@@ -105,17 +103,8 @@ def _become_bwrap(
     workspace = request["workspace"]
     if request["uid"] is not None:
         workspace = bwrap.stage_workspace(f"{STAGING_DIRECTORY}/workspace")
-    _become(request["uid"])
+    lockdown.become(request["uid"])
     bwrap.become(layout, code, workspace, agent_fd=agent_fd, outcome=outcome)
-
-
-def _become(uid: int | None) -> None:
-    """Take the sandbox's own user id when the server is root: kuid 0 is exempt from limits and owns host files."""
-    if uid is not None:
-        os.setgroups([])
-        os.setresgid(uid, uid, uid)
-        os.setresuid(uid, uid, uid)
-        native.prctl(native.PR_SET_DUMPABLE, 1)  # changing the user cleared it, and it gates /proc/self/uid_map
 
 
 def _enter_namespaces() -> None:
@@ -135,13 +124,13 @@ def _be_pid_1(
         native.bring_loopback_up()
         mounts.build_root(layout["binds"], layout["links"], layout["files"], layout["volumes"])
         _lock_down(launcher_pidfd)
-        outcome = _keep_only(agent_fd, outcome)
+        outcome = lockdown.keep_only(agent_fd, outcome)
         seccomp.install(code)
     except OSError as error:
-        outcome.send(_failure(error))
+        outcome.send(lockdown.failure(error))
         os._exit(1)
     outcome.close()
-    agent.main(socket.socket(fileno=_CONTROL_FD))
+    agent.main(socket.socket(fileno=lockdown.CONTROL_FD))
 
 
 def _lock_down(launcher_pidfd: int) -> None:
@@ -164,16 +153,6 @@ def _die_with_the_zygote(launcher_pidfd: int) -> None:
     native.prctl(native.PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def _keep_only(agent_fd: int, outcome: socket.socket) -> socket.socket:
-    """Leave /dev/null of the sandbox on 0 to 2, the control socket on 3 and the outcome's socket on 4."""
-    null = os.open("/dev/null", os.O_RDWR)
-    kept = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _CONTROL_FD + 2) for fd in (agent_fd, outcome.detach())]
-    for fd, source in enumerate([null, null, null, *kept]):
-        os.dup2(source, fd, inheritable=False)
-    os.closerange(_CONTROL_FD + 2, _MAX_FDS)
-    return socket.socket(fileno=_CONTROL_FD + 1)
-
-
 def _write(path: str, text: str) -> None:
     fd = os.open(path, os.O_WRONLY)
     try:
@@ -182,9 +161,3 @@ def _write(path: str, text: str) -> None:
         raise OSError(error.errno, path) from None
     finally:
         os.close(fd)
-
-
-def _failure(error: OSError) -> bytes:
-    what = error.strerror if error.filename is None else error.filename
-    reason = os.strerror(error.errno) if error.errno else "failed"
-    return json.dumps({"error": f"{what}: {reason}"[:500]}).encode()

@@ -24,7 +24,7 @@ import pytest
 
 from sandbox_tools.local import bwrap
 from sandbox_tools.local.isolation import LauncherKind
-from sandbox_tools.local.launcher import Launcher, kill, spare_uid
+from sandbox_tools.local.launcher import Launcher, spare_uid
 from sandbox_tools.local.layout import host_layout
 from tests.local.service import HOST_SECRET, Box, LocalServer, running_service, wait_for
 
@@ -392,9 +392,9 @@ async def test_a_planted_symlink_redirects_no_mount(kind: LauncherKind, tmp_path
         await anyio.wait_readable(launched.control)  # the agent is ready: everything is mounted
         pid = int(Path(f"/proc/self/fdinfo/{launched.pidfd}").read_text().split("Pid:")[1].split()[0])
         points = [line.split()[4] for line in Path(f"/proc/{pid}/mountinfo").read_text().splitlines()]
-        kill(launched.pidfd)
-        await anyio.wait_readable(launched.pidfd)
-        os.close(launched.pidfd)
+        launched.kill()
+        await launched.wait_until_gone()
+        launched.close()
         launched.control.close()
     finally:
         launcher.close()

@@ -6,13 +6,16 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from sandbox_tools.errors import ConfigurationError
 from sandbox_tools.local import bwrap, layout
-from tests.local.service import ROOT, running_service
+from tests.local.service import ROOT, LocalServer, running_service, wait_for
 
 ORDINARY_UID = 12_345
 
@@ -135,3 +138,78 @@ def test_a_python_where_the_sandbox_has_its_own_files_is_refused(prefix: str, mo
     monkeypatch.setattr(sys, "base_prefix", prefix)
     with pytest.raises(ConfigurationError, match="cannot show"):
         layout.host_layout()
+
+
+@pytest.fixture(scope="module")
+def weaker() -> Iterator[LocalServer]:
+    """A service whose user accepts the landlock level, on a machine that denies namespaces."""
+    if os.getuid() != 0:
+        pytest.skip("the landlock level needs a service that runs as root")
+    python = readable_python()
+    prefix = (sys.executable, "-c", DENIED, str(ROOT))
+    env = {"LAUNCHERS": "native bwrap landlock"}
+    # Not pytest's directory: it is closed to other users, and every run closes it again.
+    with tempfile.TemporaryDirectory() as parent:
+        Path(parent).chmod(0o711)
+        with running_service(Path(parent, "state"), prefix=prefix, python=python, env=env) as service:
+            yield service
+
+
+def test_the_weaker_level_is_used_only_where_it_was_asked_for_and_says_so(weaker: LocalServer) -> None:
+    with weaker.sandbox() as box:
+        assert (box.record["isolation"]["level"], box.record["isolation"]["launcher"]) == ("landlock", "landlock")
+        assert "memory" in {*box.record["isolation"]["softLimits"], *box.record["isolation"]["hardLimits"]}
+        assert box.sh("echo x > $HOME/f; cat /root/workspace/f; pwd").stderr != ""  # a path in a line is not translated
+        assert box.run("cat", "/root/workspace/f").stdout == "x\n"
+        assert box.http.get("/file", params={"path": "/root/workspace/f"}).text == "x\n"
+        assert box.sh("echo $TMPDIR; touch $TMPDIR/x /tmp/x").exit_code == 1
+        assert box.run("ls", "/tmp/").stdout == "x\n"
+
+
+def test_the_weaker_level_keeps_the_files_and_processes_of_the_host(weaker: LocalServer, tmp_path: Path) -> None:
+    readable = Path("/etc/passwd")
+    with weaker.sandbox() as box, weaker.sandbox() as other:
+        assert "Permission denied" in box.run("cat", str(readable)).stderr
+        assert "Permission denied" in box.run("cat", "/proc/1/environ").stderr
+        assert box.sh(f"kill -0 {os.getpid()}").exit_code == 1
+        assert box.run("ls", "/").exit_code != 0
+        other.sh("echo secret > mine; chmod 777 . mine")
+        (path,) = weaker.state.glob(f"sandboxes/{other.sandbox_id}/workspace/mine")
+        assert path.read_text() == "secret\n"
+        assert "Permission denied" in box.sh(f"cat {path}").stderr
+        assert "PermissionError" in box.python("import socket; socket.socket()").stderr
+        assert box.sh("setpriv --no-new-privs true; id -u").stdout != "0\n"
+        assert box.http.get("/proxy/8000/").status_code == 502
+
+
+def test_the_weaker_level_leaves_no_process(weaker: LocalServer) -> None:
+    daemon = "(trap '' TERM HUP; exec setsid sleep 4321) & setsid sleep 4321 & sleep 4321"
+    with weaker.sandbox() as box:
+        uid = box.sh("id -u").stdout.strip()
+        with box.start("sh", "-c", daemon):
+            wait_for(lambda: len(processes_of(uid)) >= 4, what="the daemons")
+            assert box.control.delete(f"/sandboxes/{box.sandbox_id}").status_code == 204
+            assert processes_of(uid) == []
+
+
+def test_killing_the_agent_at_the_weaker_level_ends_its_own_sandbox_only(weaker: LocalServer) -> None:
+    with weaker.sandbox() as box, weaker.sandbox() as other:
+        uid = other.sh("id -u").stdout.strip()
+        with other.start("sh", "-c", "setsid sleep 4321 & sleep 4321"):
+            wait_for(lambda: len(processes_of(uid)) >= 3, what="the sleepers")
+            other.control.post(f"/sandboxes/{other.sandbox_id}/timeout", json={"timeout": 300})
+            os.kill(min(processes_of(uid)), 9)
+            wait_for(lambda: not processes_of(uid), what="the end of every process")
+        wait_for(lambda: other.state() == "stopped", what="the state")
+        assert box.run("true").exit_code == 0
+
+
+def processes_of(uid: str) -> list[int]:
+    """Return the living processes of a user."""
+    found = []
+    for status in Path("/proc").glob("[0-9]*/status"):
+        with suppress(OSError):
+            fields = dict(line.split(":\t", 1) for line in status.read_text().splitlines() if ":\t" in line)
+            if fields["Uid"].split()[0] == uid and not fields["State"].startswith("Z"):
+                found.append(int(status.parent.name))
+    return found

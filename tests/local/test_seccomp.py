@@ -49,6 +49,8 @@ def run(code: bytes, *, arch: int, number: int, arguments: tuple[int, ...] = ())
             return value
         if operation == 0x20:
             (accumulator,) = struct.unpack_from("<I", data, value)
+        elif operation == 0x54:
+            accumulator &= value
         else:
             holds = {0x15: accumulator == value, 0x35: accumulator >= value, 0x45: bool(accumulator & value)}[operation]
             at += when_true if holds else when_false
@@ -96,3 +98,15 @@ def test_another_architecture_is_killed(arch: str) -> None:
 
 def test_the_x32_numbers_are_killed() -> None:
     assert run(program("x86_64"), arch=ARCH["x86_64"], number=0x4000_0000) == KILL
+
+
+def test_without_namespaces_only_pairs_of_streams_are_allowed(arch: str) -> None:
+    code = program(arch, sockets=False)
+
+    def ask(name: str, *arguments: int) -> int:
+        return run(code, arch=ARCH[arch], number=NUMBERS[arch][name], arguments=arguments)
+
+    assert {ask("socket", family) for family in range(64)} == {PERM}
+    assert {ask("socketpair", 1, 1), ask("socketpair", 1, 0x80001)} == {ALLOW}
+    assert {ask("socketpair", 1, 2), ask("socketpair", 1, 0x80002), ask("socketpair", 1, 5)} == {PERM}
+    assert {ask("socketpair", 2, 1), ask("socketpair", 16, 1)} == {FAMILY}

@@ -1,0 +1,111 @@
+"""The third launcher, for machines that deny namespaces (a default Docker container), when its user has asked for it.
+
+A sandbox is what runs under a user id of its own, which Landlock and the system call filter confine. There is no
+PID 1 whose end would end it, so a supervisor stays: a child of the zygote, out of reach because it keeps the server's
+user id. It ends every process of that user when the agent ends and when the zygote ends.
+
+Weaker than namespaces: names and sizes of world-readable files, and the command lines of all processes, can be seen;
+code can end its own agent; there are no sockets, so no server inside, no preview and no egress.
+"""
+
+from __future__ import annotations
+
+import array
+import errno
+import os
+import signal
+import socket
+from typing import Any, Final, NoReturn
+
+from sandbox_tools.guest import agent, limits
+from sandbox_tools.guest.places import Places
+from sandbox_tools.local import landlock, lockdown, native, seccomp
+
+_DEVICES: Final = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
+_SIGNALS: Final = (signal.SIGTERM, signal.SIGCHLD)
+
+
+def supervise(
+    request: dict[str, Any], layout: dict[str, Any], code: bytes, *, agent_fd: int, outcome: socket.socket
+) -> NoReturn:
+    """Start the agent in the working directory, report it and this process, and stay until it ends."""
+    uid = request["uid"]
+    if uid is None:
+        raise PermissionError(errno.EPERM, "landlock needs a user id for each sandbox, so a service that runs as root")
+    if request.get("volumes"):
+        raise OSError(errno.EOPNOTSUPP, "volumes need namespaces")
+    landlock.abi()
+    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    native.prctl(native.PR_SET_PDEATHSIG, signal.SIGTERM)
+    native.prctl(native.PR_SET_CHILD_SUBREAPER, 1)
+    pid = os.fork()
+    if pid == 0:
+        _be_the_agent(uid, request["workspace"], layout, code, agent_fd=agent_fd, outcome=outcome)
+    os.close(agent_fd)
+    pidfds = array.array("i", [native.pidfd_open(pid), native.pidfd_open(os.getpid())])
+    outcome.sendmsg([b"{}"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, pidfds)])
+    outcome.close()
+    os.closerange(0, lockdown.MAX_FDS)
+    while signal.sigwait(_SIGNALS) == signal.SIGCHLD and not _has_ended(pid):
+        pass
+    _end_all_processes_of(uid)
+    os._exit(0)
+
+
+def _has_ended(pid: int) -> bool:
+    """Collect the children that have ended; say whether the agent is one."""
+    while (child := os.waitpid(-1, os.WNOHANG)[0]) not in (0, pid):
+        pass
+    return child == pid
+
+
+def _end_all_processes_of(uid: int) -> None:
+    """All are descendants of this process, which inherits their orphans, so they are gone when it has no child left.
+
+    The kernel signals all at once, so a fork bomb cannot outrun it.
+    """
+    while True:
+        killer = os.fork()
+        if killer == 0:
+            _kill_all_as(uid)
+        os.waitpid(killer, 0)
+        try:
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+        except ChildProcessError:
+            return
+
+
+def _kill_all_as(uid: int) -> NoReturn:
+    try:
+        os.setresuid(uid, uid, uid)
+        os.kill(-1, signal.SIGKILL)
+    finally:
+        os._exit(0)
+
+
+def _be_the_agent(
+    uid: int, workspace: str, layout: dict[str, Any], code: bytes, *, agent_fd: int, outcome: socket.socket
+) -> NoReturn:
+    try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+        os.setsid()
+        os.umask(0o022)
+        native.empty_bounding_set()
+        lockdown.become(uid)
+        native.prctl(native.PR_SET_CHILD_SUBREAPER, 1)  # what the sandbox leaves behind is the agent's to collect
+        limits.set_limits()
+        places = Places(workspace)
+        native.prctl(native.PR_SET_PDEATHSIG, signal.SIGKILL)
+        native.prctl(native.PR_SET_NO_NEW_PRIVS, 1)
+        native.prctl(native.PR_SET_DUMPABLE, 0)
+        outcome = lockdown.keep_only(agent_fd, outcome)
+        visible = [source for source, _ in layout["binds"]]
+        landlock.restrict(read_only=[*visible, "/proc"], read_write=[workspace], devices=_DEVICES)
+        seccomp.install(code)
+    except OSError as error:
+        outcome.send(lockdown.failure(error))
+        os._exit(1)
+    outcome.close()
+    agent.main(socket.socket(fileno=lockdown.CONTROL_FD), places)
