@@ -47,7 +47,7 @@ def footprint(pid: int, state: Path) -> Footprint:
         descriptors=sum(len(list(Path(f"/proc/{one}/fd").iterdir())) for one in long_lived),
         processes=len(pids),
         directories=sum(1 for _ in (state / "sandboxes").iterdir()),
-        groups=sum(len(list(Path("/sys/fs/cgroup").glob(f"**/{name}/sb-*"))) for name in _groups(pids)),
+        groups=_count_groups(_groups(pids)),
     )
 
 
@@ -94,6 +94,11 @@ def _groups(pids: list[int]) -> set[str]:
             continue
         names |= {part for line in lines for part in line.split("/") if part.startswith("sandbox-tools-")}
     return names
+
+
+def _count_groups(names: set[str]) -> int:
+    """Not by a glob: that fails when another service ends meanwhile."""
+    return sum(len(below) for path, below, _ in os.walk("/sys/fs/cgroup") if Path(path).name in names)
 
 
 def _rss_kib(pid: int) -> int:
