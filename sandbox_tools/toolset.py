@@ -71,9 +71,15 @@ class Toolset:
     """The tools of one principal, and the sandbox that they use. Open it with `Toolset.open`."""
 
     def __init__(
-        self, sandboxes: SandboxProvider, redactor: Redactor, *, max_output_chars: int = DEFAULT_MAX_CHARS
+        self,
+        sandboxes: SandboxProvider,
+        redactor: Redactor,
+        *,
+        internet: bool = False,
+        max_output_chars: int = DEFAULT_MAX_CHARS,
     ) -> None:
         self._sandboxes = sandboxes
+        self._internet = internet
         self._max_output_chars = max_output_chars
         self._by_name = {tool.name: tool for tool in CATALOGUE}
         self.redactor: Final = redactor
@@ -116,7 +122,7 @@ class Toolset:
         async with Sandboxes.open(
             source, template=template, ttl_s=ttl_s, internet=internet, on_notice=on_notice or _LOG.info
         ) as sandboxes:
-            yield cls(sandboxes, Redactor(registry), max_output_chars=max_output_chars)
+            yield cls(sandboxes, Redactor(registry), internet=internet, max_output_chars=max_output_chars)
 
     @property
     def tools(self) -> tuple[Tool[Any], ...]:
@@ -126,7 +132,8 @@ class Toolset:
     @property
     def instructions(self) -> str:
         """What a model should know of all tools together."""
-        return INSTRUCTIONS
+        reach = "The sandbox can reach the internet." if self._internet else "The sandbox has no internet access."
+        return f"{INSTRUCTIONS} {reach}"
 
     @property
     def where(self) -> str:

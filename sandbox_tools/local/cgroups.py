@@ -230,7 +230,7 @@ def _remove_abandoned(bases: list[Path]) -> None:
 
 
 def _remove_all(service: Path, tries: int = _REMOVE_TRIES) -> None:
-    for group in service.glob("*/"):
+    for group in filter(Path.is_dir, service.iterdir()):
         _remove(group, tries)
     _remove(service, tries)
 

@@ -298,3 +298,10 @@ async def test_an_error_of_the_caller_comes_out_of_open_as_it_is(monkeypatch: py
 async def test_half_a_surrogate_pair_does_not_reach_an_adapter() -> None:
     text = await text_of(FakeRuntime(fails_with=ToolError("\ud800")), "exec", {"command": "x"}, is_error=True)
     assert text.encode().decode() == text
+
+
+async def test_the_instructions_say_whether_there_is_internet(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SEACLOUD_API_KEY", raising=False)
+    async with Toolset.open() as closed, Toolset.open(internet=True) as opened:
+        assert closed.instructions.endswith("The sandbox has no internet access.")
+        assert opened.instructions.endswith("The sandbox can reach the internet.")
