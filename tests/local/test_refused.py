@@ -81,6 +81,14 @@ def test_bwrap_is_used_where_native_does_not_work(tmp_path: Path) -> None:
         assert box.sh("id -u").stdout == "1000\n"
 
 
+@pytest.fixture(scope="module")
+def passable() -> Iterator[Path]:
+    """A directory that every user can pass through; pytest's is closed to others, and every run closes it again."""
+    with tempfile.TemporaryDirectory() as directory:
+        Path(directory).chmod(0o711)
+        yield Path(directory)
+
+
 def readable_python() -> str:
     """Return a Python of our version that an ordinary user can run."""
     version = f"python{sys.version_info[0]}.{sys.version_info[1]}"
@@ -112,13 +120,11 @@ def as_ordinary_user() -> tuple[str, ...]:
 
 
 @pytest.mark.parametrize("launcher", ["native", "bwrap"])
-def test_an_ordinary_user_gets_the_same(tmp_path: Path, launcher: str) -> None:
+def test_an_ordinary_user_gets_the_same(passable: Path, launcher: str) -> None:
     if launcher == "bwrap" and not Path(bwrap.PROGRAM).exists() and "CI" not in os.environ:
         pytest.skip("bubblewrap is not installed")
     python = readable_python()
-    for parent in (tmp_path, *tmp_path.parents[:2]):
-        parent.chmod(0o755)
-    state = tmp_path / "state"
+    state = passable / launcher
     state.mkdir()
     if os.getuid() == 0:
         os.chown(state, ORDINARY_UID, ORDINARY_UID)
@@ -127,7 +133,7 @@ def test_an_ordinary_user_gets_the_same(tmp_path: Path, launcher: str) -> None:
     with running_service(state, prefix=user, python=python, env=env) as service, service.sandbox() as box:
         assert (box.record["isolation"]["level"], box.record["isolation"]["launcher"]) == ("namespaces", launcher)
         assert box.sh("id -u; echo x > f; cat f; touch /usr/x").stdout == "1000\nx\n"
-        assert box.run("cat", str(tmp_path)).exit_code == 1
+        assert box.run("cat", str(passable)).exit_code == 1
         box.sh("mkdir -p a/b; touch a/b/f; chmod 000 a/b a")
         assert box.control.delete(f"/sandboxes/{box.sandbox_id}").status_code == 204
         assert not (state / "sandboxes" / box.sandbox_id).exists()
@@ -141,18 +147,15 @@ def test_a_python_where_the_sandbox_has_its_own_files_is_refused(prefix: str, mo
 
 
 @pytest.fixture(scope="module")
-def weaker() -> Iterator[LocalServer]:
+def weaker(passable: Path) -> Iterator[LocalServer]:
     """A service whose user accepts the landlock level, on a machine that denies namespaces."""
     if os.getuid() != 0:
         pytest.skip("the landlock level needs a service that runs as root")
     python = readable_python()
     prefix = (sys.executable, "-c", DENIED, str(ROOT))
     env = {"LAUNCHERS": "native bwrap landlock"}
-    # Not pytest's directory: it is closed to other users, and every run closes it again.
-    with tempfile.TemporaryDirectory() as parent:
-        Path(parent).chmod(0o711)
-        with running_service(Path(parent, "state"), prefix=prefix, python=python, env=env) as service:
-            yield service
+    with running_service(passable / "weaker", prefix=prefix, python=python, env=env) as service:
+        yield service
 
 
 def test_the_weaker_level_is_used_only_where_it_was_asked_for_and_says_so(weaker: LocalServer) -> None:
