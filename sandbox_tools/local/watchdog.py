@@ -127,7 +127,7 @@ class Watchdog:
         self._shared_memory = min(self._shared_memory, shared_memory)
 
     def _disk(self, watched: list[Watched]) -> dict[Watched, str]:
-        status = os.statvfs(watched[0].workspace.parent)
+        status = os.statvfs(watched[0].workspace.parent.parent)  # of all sandboxes: it stays
         free, total = status.f_bavail * status.f_frsize, status.f_blocks * status.f_frsize
         short = free < min(self._bounds.disk_floor, total // 50)
         self._free_disk = max(self._free_disk, free)
