@@ -19,6 +19,7 @@ import anyio
 
 from sandbox_tools.guest.agent import PIECE_BYTES
 from sandbox_tools.local.descriptors import adopt_connection, adopt_new_socket
+from sandbox_tools.local.pipes import close_descriptor
 
 MAX_MESSAGE_BYTES: Final = 65_536
 
@@ -193,8 +194,7 @@ class Channel:
         for waiting in self._waiting.values():
             waiting.done.set()
         if self._control.fileno() >= 0:
-            anyio.notify_closing(self._control)
-            self._control.close()
+            close_descriptor(self._control.detach())
 
     async def _ask_for_socket(
         self, operation: str, fields: Mapping[str, object], adopt: Callable[[int], socket.socket | None]
@@ -251,6 +251,8 @@ class Channel:
 
     async def _receive(self) -> None:
         await anyio.wait_readable(self._control)
+        if self._closed:
+            return
         space = socket.CMSG_SPACE(4 * _MAX_FDS)
         data, ancillary, flags, _ = self._control.recvmsg(MAX_MESSAGE_BYTES, space, socket.MSG_CMSG_CLOEXEC)
         fds = list(array.array("i", b"".join(item[2] for item in ancillary if item[1] == socket.SCM_RIGHTS)))

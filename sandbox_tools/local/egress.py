@@ -22,6 +22,7 @@ import anyio.lowlevel
 from sandbox_tools.local.addresses import Address, Policy, embedded_addresses, refusal
 from sandbox_tools.local.background import Background
 from sandbox_tools.local.outside import Link, Outside
+from sandbox_tools.local.pipes import close_descriptor
 from sandbox_tools.local.proxy import ProxyError, serve_request
 
 PROXY_PORT: Final = 3128
@@ -108,9 +109,7 @@ class Egress:
         for flow in self._flows:
             flow.scope.cancel()
         if self._socket is not None:
-            if self._listens:
-                anyio.notify_closing(self._socket)
-            self._socket.close()
+            close_descriptor(self._socket.detach())
             self._socket = None
 
     def _listen(self) -> None:

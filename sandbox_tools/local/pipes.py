@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import os
 import struct
@@ -17,6 +18,16 @@ PIPE_BYTES: Final = 262_144
 """Size that we ask for, and the largest read. Big reads make big frames, and so few of them."""
 
 _F_SETPIPE_SZ: Final = 1031
+
+
+def close_descriptor(fd: int) -> None:
+    """Wake the tasks that wait for a descriptor, and close it when they have left.
+
+    Its number must not be given out before that: who waits for the new one would be forgotten by anyio when the old
+    one's task leaves, and wait for ever.
+    """
+    anyio.notify_closing(fd)
+    asyncio.get_running_loop().call_soon(os.close, fd)  # after the wake-ups, which are in that queue already
 
 
 class Pipe:
@@ -42,8 +53,7 @@ class Pipe:
         """Close what is open. A task that waits on our end is woken first. Can be called again."""
         self.close_inner()
         if self.fd >= 0:
-            anyio.notify_closing(self.fd)
-            os.close(self.fd)
+            close_descriptor(self.fd)
             self.fd = -1
 
     def __enter__(self) -> Pipe:

@@ -18,6 +18,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from sandbox_tools.local.channel import ChannelError
+from sandbox_tools.local.pipes import close_descriptor
 from sandbox_tools.local.sandbox import Sandbox
 from sandbox_tools.local.web import MAX_UPLOAD_BYTES, OwningResponse, body_chunks
 
@@ -240,5 +241,4 @@ class Stream(httpcore.AsyncNetworkStream):
 
     async def aclose(self) -> None:
         if self._socket.fileno() >= 0:
-            anyio.notify_closing(self._socket)
-            self._socket.close()
+            close_descriptor(self._socket.detach())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 
 import anyio
 import pytest
@@ -35,6 +36,30 @@ async def test_closing_wakes_who_waits() -> None:
             tasks.start_soon(pipe.read)
             await anyio.wait_all_tasks_blocked()
             pipe.close()
+
+
+async def test_who_waits_for_a_new_pipe_is_not_forgotten_when_an_old_one_is_closed() -> None:
+    """The number of the old one must not be given out while its reader has still to leave."""
+
+    async def read(pipe: Pipe) -> None:
+        with suppress(anyio.ClosedResourceError):
+            await pipe.read()
+
+    async with anyio.create_task_group() as tasks:
+        old = Pipe(reads_here=True)
+        tasks.start_soon(read, old)
+        await anyio.wait_all_tasks_blocked()
+        old.close()
+        with Pipe(reads_here=True) as new:
+            with anyio.fail_after(5):
+                async with anyio.create_task_group() as writing:
+                    writing.start_soon(write_later, new)
+                    await anyio.wait_readable(new.fd)
+
+
+async def write_later(pipe: Pipe) -> None:
+    await anyio.wait_all_tasks_blocked()
+    os.write(pipe.inner, b"x")
 
 
 async def test_a_reader_that_left_breaks_the_pipe() -> None:
