@@ -67,6 +67,8 @@ class OutputWindow:
         longest_notice = self._notice(self.total_chars, max(self.total_lines, 2))
         room = limit - len(longest_notice) - len("\n\n")
         head = _head(self._head, int(room * _HEAD_SHARE))
+        if self._head.startswith("\n", len(head)):
+            head += "\n"  # the line end that would be put there anyway
         tail = _tail(self._tail, room - int(room * _HEAD_SHARE))
         omitted_lines = self.total_lines - head.count("\n") - tail.count("\n")
         notice = self._notice(self.total_chars - len(head) - len(tail), omitted_lines)

@@ -27,7 +27,7 @@ from sandbox_tools.errors import (
 from sandbox_tools.local.child import local_service
 from sandbox_tools.redaction import Registry, Secret
 from sandbox_tools.runtime import Runtime
-from sandbox_tools.wire.control import MAX_TTL_S, NewSandbox, normalize_base_url
+from sandbox_tools.wire.control import MAX_TTL_S, Isolation, NewSandbox, normalize_base_url
 from sandbox_tools.wire.envelope import WireError
 from sandbox_tools.wire.network import NetworkRules
 
@@ -313,5 +313,12 @@ def _unknown(held: dict[str, _Held]) -> ToolError:
     return ToolError(f"There is no sandbox with this id. Leave sandbox_id out to use your default one.{known}")
 
 
-def _isolation_text(isolation: str) -> str:
-    return f" (isolation: {isolation})" if isolation else ""
+def _isolation_text(isolation: Isolation | None) -> str:
+    if isolation is None:
+        return ""
+    limits = [f"{kind} limits: {', '.join(names) or 'none'}" for kind, names in _limits(isolation)]
+    return f" (isolation: {isolation.level}, {isolation.launcher} launcher; {'; '.join(limits)})"
+
+
+def _limits(isolation: Isolation) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    return ("hard", isolation.hard_limits), ("soft", isolation.soft_limits)

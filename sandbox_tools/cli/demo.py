@@ -110,10 +110,10 @@ async def _use_the_tools(session: _Session, control: ControlPlane) -> str:
     await session.call("run_code", {"code": "primes = [n for n in range(2, 50) if all(n % d for d in range(2, n))]"})
     await session.call("run_code", {"code": "sum(primes)"}, expect="328")
     [sandbox] = await control.list()
-    level = (await control.get(sandbox.sandbox_id)).isolation
-    session.console.print(f"[green]ok[/] Sandbox {sandbox.sandbox_id}; isolation level in force: [bold]{level}[/].")
-    if not level:
+    isolation = (await control.get(sandbox.sandbox_id)).isolation
+    if isolation is None:
         raise DemoError("the sandbox does not say how it is isolated")
+    session.console.print(f"[green]ok[/] Sandbox {sandbox.sandbox_id}; isolation level in force: {isolation.level}.")
     session.heading("A shell")
     await session.call("exec", {"command": "uname -sm; id -un; pwd"}, expect="/root/workspace")
     session.heading("Files")

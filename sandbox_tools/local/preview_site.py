@@ -100,7 +100,8 @@ class PreviewSite:
             message = "Token header 'e2b-traffic-access-token' is missing or wrong"
             raise RequestError(403, message, extra={"sandboxId": entry.sandbox_id})
         if entry.state != "running":  # nor does it resume it: no token is needed here, and the servers are gone
-            raise RequestError(404, f"the sandbox is {entry.state}; its servers are gone")
+            state = "has stopped" if entry.state == "stopped" else f"is {entry.state}"
+            raise RequestError(404, f"the sandbox {state}; its servers are gone")
         return entry
 
     def secrets_of(self, entry: Entry) -> tuple[str, ...]:

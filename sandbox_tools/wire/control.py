@@ -57,6 +57,23 @@ class NewSandbox:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Isolation:
+    """How a local sandbox is isolated; not part of SeaCloud's records.
+
+    Attributes:
+        level: "namespaces" or "landlock".
+        launcher: What started it.
+        hard_limits: Names of the limits that the kernel enforces.
+        soft_limits: Names of those that a watchdog enforces, after the fact, or that are not there.
+    """
+
+    level: str
+    launcher: str = ""
+    hard_limits: tuple[str, ...] = ()
+    soft_limits: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SandboxInfo:
     """A sandbox, as the control plane describes it: public facts, no token, no URL.
 
@@ -64,7 +81,7 @@ class SandboxInfo:
         state: Lower case: starting, running, paused, stopped, deleted.
         started_at: RFC 3339 UTC.
         end_at: RFC 3339 UTC; when its time to live ends.
-        isolation: Level of a local sandbox ("namespaces"); "" from a service that does not say.
+        isolation: Of a local sandbox; None from a service that does not say.
     """
 
     sandbox_id: str
@@ -72,7 +89,7 @@ class SandboxInfo:
     state: str
     started_at: str = ""
     end_at: str = ""
-    isolation: str = ""
+    isolation: Isolation | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -154,14 +171,13 @@ def sandbox_from_json(message: object) -> SandboxInfo:
         raise WireError("a sandbox record has no sandboxID")
     state = _text(message, "state") or _text(message, "status")
     metadata = message.get("metadata")
-    isolation = message.get("isolation")
     return SandboxInfo(
         sandbox_id=sandbox_id,
         template_id=_text(message, "templateID"),
         state=state.lower(),
         started_at=_text(message, "startedAt"),
         end_at=_text(message, "endAt"),
-        isolation=_text(isolation, "level") if isinstance(isolation, dict) else "",
+        isolation=_isolation(message.get("isolation")),
         metadata={k: v for k, v in metadata.items() if isinstance(v, str)} if isinstance(metadata, dict) else {},
     )
 
@@ -281,6 +297,21 @@ def environment_from_json(message: Mapping[str, object], name: str) -> dict[str,
     if any(not key or "=" in key or "\0" in key + value for key, value in envs.items()):
         raise WireError(f"{name} has a name or a value that no process can be given")
     return envs
+
+
+def _isolation(message: object) -> Isolation | None:
+    if not isinstance(message, dict) or not _text(message, "level"):
+        return None
+    return Isolation(
+        level=_text(message, "level"),
+        launcher=_text(message, "launcher"),
+        hard_limits=_texts(message.get("hardLimits")),
+        soft_limits=_texts(message.get("softLimits")),
+    )
+
+
+def _texts(value: object) -> tuple[str, ...]:
+    return tuple(item for item in value if isinstance(item, str)) if isinstance(value, list) else ()
 
 
 def _text(message: Mapping[str, object], key: str) -> str:

@@ -49,6 +49,7 @@ _PHRASES: Final[tuple[tuple[str, ErrorReason], ...]] = (
     ("sandbox was not found", "sandbox_not_found"),
     ("sandbox not found", "sandbox_not_found"),
     ("sandbox has ended", "sandbox_not_found"),
+    ("sandbox has stopped", "sandbox_not_found"),
     ("outside allowed directory", "outside_allowed_directory"),
     ("process not found", "process_not_found"),
     ("no such process", "process_not_found"),

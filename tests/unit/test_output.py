@@ -138,3 +138,13 @@ def test_a_decoder_counts_what_it_replaced_and_not_what_was_there() -> None:
 def test_the_bound_holds_when_no_line_of_one_is_omitted() -> None:
     """Found by Hypothesis: "0 lines" is longer than "1 line"."""
     assert len(fit("a" * 350 + "\n", 256)) <= 256
+
+
+def test_a_line_end_at_the_cut_is_shown_and_not_counted_as_left_out() -> None:
+    """Found by Hypothesis: the notice counted one character too many."""
+    text = "aa\naaaaaaaaaaa" * 8 + "a" * 900
+    shown = fit(text, 256)
+    head, notice, tail = shown.partition("[... ")
+    omitted = int(notice and tail.split(" ")[0].replace(",", ""))
+    assert text.startswith(head)
+    assert omitted == len(text) - len(head) - len(tail.rsplit("...]\n", 1)[1])

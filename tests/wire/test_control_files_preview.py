@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sandbox_tools.wire.control import (
+    Isolation,
     NewSandbox,
     RuntimeCredentials,
     create_request_json,
@@ -176,3 +177,14 @@ def test_an_entry_that_is_not_one_is_a_wire_error(message: Any) -> None:
 def test_whole_numbers_that_are_refused(value: object) -> None:
     with pytest.raises(WireError):
         whole_number(value)
+
+
+@pytest.mark.parametrize("value", [None, [], "namespaces", {}, {"level": 5}])
+def test_a_service_may_say_nothing_of_isolation(value: object) -> None:
+    assert sandbox_from_json({"sandboxID": "s", "isolation": value}).isolation is None
+
+
+def test_a_local_record_says_how_it_is_isolated() -> None:
+    message = {"level": "namespaces", "launcher": "native", "hardLimits": ["processes", 5], "softLimits": "memory"}
+    isolation = sandbox_from_json({"sandboxID": "s", "isolation": message}).isolation
+    assert isolation == Isolation(level="namespaces", launcher="native", hard_limits=("processes",))
