@@ -173,7 +173,8 @@ class Launcher:
 
 def _interpreter() -> str:
     """Return the real executable: in a virtual environment, and behind a version manager, `python3` is another."""
-    return getattr(sys, "_base_executable", None) or sys.executable
+    # On Python 3.10 the base executable of a virtual environment may itself be a link in it.
+    return os.path.realpath(getattr(sys, "_base_executable", None) or sys.executable)
 
 
 def spare_uid() -> int | None:

@@ -310,10 +310,12 @@ class TestRuntimeAccess:
         headers = {"X-API-Key": local_server.api_key, "Authorization": f"Bearer {local_server.api_key}"}
         assert httpx.post(f"{box.record['envdUrl']}/run", headers=headers).status_code == 401
 
-    def test_no_token_is_anywhere_in_the_sandbox(self, box: Box, local_server: LocalServer) -> None:
-        everything = box.sh("env; cat /proc/*/environ /proc/*/cmdline; grep -rs . /root/workspace /tmp /run").stdout
-        assert box.record["envdAccessToken"] not in everything
-        assert local_server.api_key not in everything
+    def test_no_token_is_anywhere_in_the_sandbox(self, local_server: LocalServer) -> None:
+        with local_server.sandbox() as fresh:
+            everything = fresh.sh("env; cat /proc/*/environ /proc/*/cmdline; grep -rs . /root /tmp /run /etc").stdout
+            assert "PATH=" in everything
+            assert fresh.record["envdAccessToken"] not in everything
+            assert local_server.api_key not in everything
 
 
 class TestRun:

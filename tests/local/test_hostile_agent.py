@@ -34,7 +34,7 @@ ACTIONS = st.one_of(
 )
 
 
-@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow])
+@settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(ACTIONS, max_size=8), st.booleans())
 def test_whatever_an_agent_does_callers_get_an_answer_or_a_known_error(
     actions: list[tuple[str, Any, list[Any]]], wants_connection: bool

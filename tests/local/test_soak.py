@@ -8,13 +8,13 @@ from pathlib import Path
 from benchmarks.soak import footprint, settled
 from tests.local.service import LocalServer, running_service
 
-CYCLES = 50
+CYCLES = 30
 WARM_UP = 10
 GROWTH_KIB = 4096
-"""Of the heap, by chance: 50 leaked sandboxes would take more than that, and leave descriptors and directories."""
+"""Of the heap, by chance: 30 leaked sandboxes would take more than that, and leave descriptors and directories."""
 
 
-def test_fifty_sandboxes_leave_nothing(tmp_path: Path) -> None:
+def test_many_sandboxes_leave_nothing(tmp_path: Path) -> None:
     with running_service(tmp_path) as service:
         use(service, WARM_UP)
         before = asdict(settled(lambda: footprint(service.pid, service.state)))
