@@ -312,7 +312,7 @@ class TestRuntimeAccess:
 
     def test_no_token_is_anywhere_in_the_sandbox(self, local_server: LocalServer) -> None:
         with local_server.sandbox() as fresh:
-            everything = fresh.sh("env; cat /proc/*/environ /proc/*/cmdline; grep -rs . /root /tmp /run /etc").stdout
+            everything = fresh.sh("env; cat /proc/*/environ /proc/*/cmdline; grep -rs . /root/workspace /tmp /run").stdout
             assert "PATH=" in everything
             assert fresh.record["envdAccessToken"] not in everything
             assert local_server.api_key not in everything
