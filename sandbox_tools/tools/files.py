@@ -96,7 +96,8 @@ async def _read_page(content: AsyncIterator[bytes], page: CollectedPage, path: s
             break
     text = page.render(size=size, at_end=at_end)
     if text is None:
-        raise ToolError(f"{path} has only {page.lines:,} lines. Read it with a smaller offset.")
+        lines = f"{page.lines:,} line{'' if page.lines == 1 else 's'}"
+        raise ToolError(f"{path} has only {lines}. Read it with a smaller offset.")
     return Output(text=text)
 
 
