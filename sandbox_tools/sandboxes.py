@@ -27,9 +27,10 @@ from sandbox_tools.errors import (
 from sandbox_tools.local.child import local_service
 from sandbox_tools.redaction import Registry, Secret
 from sandbox_tools.runtime import Runtime
-from sandbox_tools.wire.control import MAX_TTL_S, Isolation, NewSandbox, normalize_base_url
+from sandbox_tools.wire.control import MAX_TTL_S, NewSandbox, normalize_base_url
 from sandbox_tools.wire.envelope import WireError
 from sandbox_tools.wire.network import NetworkRules
+from sandbox_tools.wire.records import Isolation
 
 _LOG: Final = logging.getLogger(__name__)
 

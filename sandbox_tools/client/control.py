@@ -17,16 +17,9 @@ from sandbox_tools.errors import (
     SandboxTimeoutError,
 )
 from sandbox_tools.redaction import Registry, Secret
-from sandbox_tools.wire.control import (
-    NewSandbox,
-    SandboxInfo,
-    create_request_json,
-    credentials_from_json,
-    sandbox_from_json,
-    sandbox_path,
-    sandboxes_from_json,
-)
+from sandbox_tools.wire.control import NewSandbox, create_request_json, sandbox_path
 from sandbox_tools.wire.envelope import WireError, parse_json_array
+from sandbox_tools.wire.records import SandboxInfo, credentials_from_json, sandbox_from_json, sandboxes_from_json
 
 CREATE_TIMEOUT_S: Final = 180.0
 """`waitReady` may take longer than an ordinary request (wire contract 2.2, 10)."""

@@ -19,17 +19,10 @@ from sandbox_tools.local.isolation import report_to_json
 from sandbox_tools.local.paging import token_page
 from sandbox_tools.local.registry import Registry
 from sandbox_tools.local.web import RequestError, json_response, read_body, read_json, same
-from sandbox_tools.wire.control import (
-    MAX_TTL_S,
-    RuntimeCredentials,
-    create_request_from_json,
-    credentials_to_json,
-    sandbox_to_json,
-    seconds_from_json,
-    volume_mounts_to_json,
-)
+from sandbox_tools.wire.control import MAX_TTL_S, create_request_from_json, seconds_from_json, volume_mounts_to_json
 from sandbox_tools.wire.envelope import parse_json_object
 from sandbox_tools.wire.network import network_rules_from_json, network_rules_to_json
+from sandbox_tools.wire.records import RuntimeCredentials, credentials_to_json, sandbox_to_json
 
 MAX_REFRESH_S: Final = 3600
 MAX_PAGE: Final = 100

@@ -15,7 +15,8 @@ from sandbox_tools.local.paused import PausedRecord
 from sandbox_tools.local.preview import Previews
 from sandbox_tools.local.sandbox import Sandbox
 from sandbox_tools.local.state import Home
-from sandbox_tools.wire.control import NewSandbox, SandboxInfo
+from sandbox_tools.wire.control import NewSandbox
+from sandbox_tools.wire.records import SandboxInfo
 
 DEFAULT_TTL_S: Final = 300
 """When a create request names none, or 0 (the service documents no default; templates have 300)."""

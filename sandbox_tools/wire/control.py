@@ -1,4 +1,4 @@
-"""The control plane: sandboxes and their records (wire contract 1, 2)."""
+"""The control plane: its base URL, its paths, and what to create (wire contract 1, 2). Its answers: records.py."""
 
 from __future__ import annotations
 
@@ -56,58 +56,6 @@ class NewSandbox:
     volume_mounts: tuple[VolumeMount, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Isolation:
-    """How a local sandbox is isolated; not part of SeaCloud's records.
-
-    Attributes:
-        level: "namespaces" or "landlock".
-        launcher: What started it.
-        hard_limits: Names of the limits that the kernel enforces.
-        soft_limits: Names of those that a watchdog enforces, after the fact, or that are not there.
-    """
-
-    level: str
-    launcher: str = ""
-    hard_limits: tuple[str, ...] = ()
-    soft_limits: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SandboxInfo:
-    """A sandbox, as the control plane describes it: public facts, no token, no URL.
-
-    Attributes:
-        state: Lower case: starting, running, paused, stopped, deleted.
-        started_at: RFC 3339 UTC.
-        end_at: RFC 3339 UTC; when its time to live ends.
-        isolation: Of a local sandbox; None from a service that does not say.
-    """
-
-    sandbox_id: str
-    template_id: str
-    state: str
-    started_at: str = ""
-    end_at: str = ""
-    isolation: Isolation | None = None
-    metadata: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RuntimeCredentials:
-    """How to reach a sandbox's runtime. Everything here is secret: nothing is in `repr`.
-
-    Attributes:
-        envd_url: Base of every runtime route, with its path prefix.
-        access_token: `X-Access-Token` of every runtime call.
-        traffic_token: Older servers' separate token for private previews (wire contract 5.2).
-    """
-
-    envd_url: str | None = field(repr=False)
-    access_token: str | None = field(repr=False)
-    traffic_token: str | None = field(default=None, repr=False)
-
-
 def normalize_base_url(value: str) -> str:
     """Return an API root: trimmed, with a scheme, without trailing slash (wire contract 1.1).
 
@@ -158,51 +106,6 @@ def volume_mounts_to_json(mounts: Iterable[VolumeMount]) -> list[dict[str, str]]
     return [{"name": mount.name, "path": mount.path} for mount in mounts]
 
 
-def sandbox_from_json(message: object) -> SandboxInfo:
-    """Read a sandbox record; `state` is preferred over `status` (wire contract 2.2).
-
-    Raises:
-        WireError: It is not an object with a sandbox id.
-    """
-    if not isinstance(message, dict):
-        raise WireError("a sandbox record is not an object")
-    sandbox_id = message.get("sandboxID")
-    if not isinstance(sandbox_id, str) or not sandbox_id:
-        raise WireError("a sandbox record has no sandboxID")
-    state = _text(message, "state") or _text(message, "status")
-    metadata = message.get("metadata")
-    return SandboxInfo(
-        sandbox_id=sandbox_id,
-        template_id=_text(message, "templateID"),
-        state=state.lower(),
-        started_at=_text(message, "startedAt"),
-        end_at=_text(message, "endAt"),
-        isolation=_isolation(message.get("isolation")),
-        metadata={k: v for k, v in metadata.items() if isinstance(v, str)} if isinstance(metadata, dict) else {},
-    )
-
-
-def credentials_from_json(message: object) -> RuntimeCredentials:
-    """Read how to reach the runtime. Register the tokens before anything else sees them."""
-    fields = message if isinstance(message, dict) else {}
-    return RuntimeCredentials(
-        envd_url=_text(fields, "envdUrl") or None,
-        access_token=_text(fields, "envdAccessToken") or None,
-        traffic_token=_text(fields, "trafficAccessToken") or None,
-    )
-
-
-def sandboxes_from_json(message: object) -> list[SandboxInfo]:
-    """Read the bare array of `GET /sandboxes`.
-
-    Raises:
-        WireError: It is not an array of sandbox records.
-    """
-    if not isinstance(message, list):
-        raise WireError("the list of sandboxes is not an array")
-    return [sandbox_from_json(item) for item in message]
-
-
 def create_request_from_json(message: Mapping[str, object]) -> NewSandbox:
     """Read the body of `POST /sandboxes`. Null is absent; unknown fields are ignored, forbidden ones are not.
 
@@ -237,27 +140,6 @@ def seconds_from_json(message: Mapping[str, object], name: str, *, maximum: int)
     if not 0 <= value <= maximum:
         raise WireError(f"{name} must be from 0 to {maximum} seconds")
     return value
-
-
-def sandbox_to_json(info: SandboxInfo) -> dict[str, object]:
-    """Return a sandbox record without credentials, with every field that known clients read (wire contract 2.2)."""
-    return {
-        "sandboxID": info.sandbox_id,
-        "templateID": info.template_id,
-        "clientID": "local",
-        "state": info.state,
-        "status": info.state,
-        "startedAt": info.started_at,
-        "activatedAt": info.started_at,
-        "endAt": info.end_at,
-        "metadata": dict(info.metadata),
-        "timeline": [],
-    }
-
-
-def credentials_to_json(credentials: RuntimeCredentials) -> dict[str, object]:
-    """Return the fields that only create, connect and detail answers carry (wire contract 2.2). Secret-bearing."""
-    return {"envdUrl": credentials.envd_url, "envdAccessToken": credentials.access_token}
 
 
 def _flag(value: object) -> bool | None:
@@ -297,21 +179,6 @@ def environment_from_json(message: Mapping[str, object], name: str) -> dict[str,
     if any(not key or "=" in key or "\0" in key + value for key, value in envs.items()):
         raise WireError(f"{name} has a name or a value that no process can be given")
     return envs
-
-
-def _isolation(message: object) -> Isolation | None:
-    if not isinstance(message, dict) or not _text(message, "level"):
-        return None
-    return Isolation(
-        level=_text(message, "level"),
-        launcher=_text(message, "launcher"),
-        hard_limits=_texts(message.get("hardLimits")),
-        soft_limits=_texts(message.get("softLimits")),
-    )
-
-
-def _texts(value: object) -> tuple[str, ...]:
-    return tuple(item for item in value if isinstance(item, str)) if isinstance(value, list) else ()
 
 
 def _text(message: Mapping[str, object], key: str) -> str:

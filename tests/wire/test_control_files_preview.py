@@ -8,21 +8,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sandbox_tools.wire.control import (
-    Isolation,
-    NewSandbox,
-    RuntimeCredentials,
-    create_request_json,
-    credentials_from_json,
-    normalize_base_url,
-    sandbox_from_json,
-    sandbox_path,
-    sandboxes_from_json,
-)
+from sandbox_tools.wire.control import NewSandbox, create_request_json, normalize_base_url, sandbox_path
 from sandbox_tools.wire.envelope import WireError
 from sandbox_tools.wire.files import Entry, entry_from_json, entry_to_json, rest_entry_to_json, whole_number
 from sandbox_tools.wire.network import NetworkRules
 from sandbox_tools.wire.preview import parse_port, preview_url
+from sandbox_tools.wire.records import (
+    Isolation,
+    RuntimeCredentials,
+    credentials_from_json,
+    sandbox_from_json,
+    sandboxes_from_json,
+)
 
 CREATED = {
     "templateID": "tpl-base-0a1b",
