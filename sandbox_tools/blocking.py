@@ -40,6 +40,7 @@ class BlockingToolset:
         ttl_s: int = DEFAULT_TTL_S,
         internet: bool = False,
         max_output_chars: int = DEFAULT_MAX_CHARS,
+        min_isolation: str | None = None,
         on_notice: Callable[[str], None] | None = None,
     ) -> Iterator[BlockingToolset]:
         """Open a toolset; leaving it deletes the sandboxes that it created. See `Toolset.open`."""
@@ -50,6 +51,7 @@ class BlockingToolset:
             ttl_s=ttl_s,
             internet=internet,
             max_output_chars=max_output_chars,
+            min_isolation=min_isolation,
             on_notice=on_notice,
         )
         with start_blocking_portal("asyncio") as portal, portal.wrap_async_context_manager(opened) as toolset:

@@ -25,6 +25,7 @@ from sandbox_tools.errors import (
     ToolError,
 )
 from sandbox_tools.local.child import local_service
+from sandbox_tools.local.isolation import MinIsolation, least_isolation
 from sandbox_tools.redaction import Registry, Secret
 from sandbox_tools.runtime import Runtime
 from sandbox_tools.wire.control import MAX_TTL_S, NewSandbox, normalize_base_url
@@ -53,26 +54,32 @@ class SandboxSource:
     Attributes:
         where: For people; no secret.
         base_url: API root; None: the local service, started when it is first needed.
+        min_isolation: The least that the local service may give a sandbox.
     """
 
     where: str
     registry: Registry
     base_url: str | None = None
     api_key: Secret | None = None
+    min_isolation: MinIsolation = "namespaces"
 
 
-def open_source(*, base_url: str | None, api_key: str | None, registry: Registry) -> SandboxSource:
+def open_source(
+    *, base_url: str | None, api_key: str | None, registry: Registry, min_isolation: str | None = None
+) -> SandboxSource:
     """Choose between SeaCloud and this machine: an API key, given or in `SEACLOUD_API_KEY`, means SeaCloud.
 
     Raises:
-        ConfigurationError: There is a key and no usable base URL, or the other way round.
+        ConfigurationError: There is a key and no usable base URL, or the other way round; or no such level.
     """
+    minimum = least_isolation(min_isolation)
     key = api_key or os.environ.get("SEACLOUD_API_KEY", "").strip()
     url = base_url or os.environ.get("SEACLOUD_BASE_URL", "").strip()
     if not key:
         if base_url:
             raise ConfigurationError("base_url is set but there is no API key. Set SEACLOUD_API_KEY as well.")
-        return SandboxSource(where="the local sandbox on this machine (SEACLOUD_API_KEY is not set)", registry=registry)
+        where = "the local sandbox on this machine (SEACLOUD_API_KEY is not set)"
+        return SandboxSource(where=where, registry=registry, min_isolation=minimum)
     secret = registry.register("SEACLOUD_API_KEY", key)
     if not url:
         raise ConfigurationError("SEACLOUD_API_KEY is set but SEACLOUD_BASE_URL is not. Set it to the API base URL.")
@@ -275,7 +282,9 @@ class Sandboxes:
             if self._control is None:
                 source = self._source
                 if source.base_url is None or source.api_key is None:
-                    base_url, api_key = await self._stack.enter_async_context(local_service(source.registry))
+                    base_url, api_key = await self._stack.enter_async_context(
+                        local_service(source.registry, source.min_isolation)
+                    )
                 else:
                     base_url, api_key = source.base_url, source.api_key
                 self._control = ControlPlane(base_url, api_key, source.registry)

@@ -95,6 +95,7 @@ class Toolset:
         ttl_s: int = DEFAULT_TTL_S,
         internet: bool = False,
         max_output_chars: int = DEFAULT_MAX_CHARS,
+        min_isolation: str | None = None,
         on_notice: Callable[[str], None] | None = None,
     ) -> AsyncIterator[Toolset]:
         """Open a toolset; leaving it deletes the sandboxes that it created.
@@ -109,6 +110,8 @@ class Toolset:
             ttl_s: Time to live of a sandbox, in seconds; extended while it is used.
             internet: Let sandboxes reach the internet; otherwise they reach nothing, in SeaCloud as well.
             max_output_chars: Characters of text in one result, at most.
+            min_isolation: The least that a sandbox on this machine must have, `namespaces` or the weaker `landlock`;
+                default `SANDBOX_TOOLS_MIN_ISOLATION`, else `namespaces`.
             on_notice: Told where the tools run; default: the log, at INFO.
 
         Raises:
@@ -117,7 +120,7 @@ class Toolset:
         if max_output_chars < MIN_OUTPUT_CHARS:
             raise ConfigurationError(f"max_output_chars must be at least {MIN_OUTPUT_CHARS}.")
         registry = default_registry()
-        source = open_source(base_url=base_url, api_key=api_key, registry=registry)
+        source = open_source(base_url=base_url, api_key=api_key, registry=registry, min_isolation=min_isolation)
         (on_notice or _LOG.info)(f"The tools run in {source.where}.")
         async with Sandboxes.open(
             source, template=template, ttl_s=ttl_s, internet=internet, on_notice=on_notice or _LOG.info

@@ -23,7 +23,7 @@ LAYERS: dict[str, set[str]] = {
     "tools": {"errors", "runtime"},
     "client": {"errors", "guest", "redaction", "runtime", "wire"},
     "local": {"errors", "guest", "redaction", "wire"},
-    "sandboxes": {"client", "errors", "local.child", "redaction", "runtime", "wire"},
+    "sandboxes": {"client", "errors", "local.child", "local.isolation", "redaction", "runtime", "wire"},
     "toolset": {"collect", "errors", "output", "redaction", "runtime", "sandboxes", "tools"},
     "blocking": {"output", "redaction", "sandboxes", "tools", "toolset"},
     "testing": {"errors", "output", "redaction", "runtime", "toolset", "wire"},

@@ -18,14 +18,21 @@ app = typer.Typer(
 
 
 _Internet = Annotated[bool, typer.Option("--internet", help="Let the sandbox reach the internet.")]
+_MinIsolation = Annotated[
+    str | None,
+    typer.Option(
+        envvar="SANDBOX_TOOLS_MIN_ISOLATION",
+        help="The least isolation of a sandbox on this machine: namespaces (default), or landlock, which is weaker.",
+    ),
+]
 
 
 @app.command()
-def mcp(internet: _Internet = False) -> None:
+def mcp(internet: _Internet = False, min_isolation: _MinIsolation = None) -> None:
     """Serve the tools over MCP on stdin and stdout."""
     from sandbox_tools.adapters.mcp.stdio import main  # noqa: PLC0415 - heavy, only for this command
 
-    main(internet=internet)
+    main(internet=internet, min_isolation=min_isolation)
 
 
 @app.command()
@@ -34,13 +41,7 @@ def local(
     api_key_file: Annotated[
         Path | None, typer.Option(help="File with the API key to accept; default: SEACLOUD_API_KEY, else a new one.")
     ] = None,
-    min_isolation: Annotated[
-        str,
-        typer.Option(
-            envvar="SANDBOX_TOOLS_MIN_ISOLATION",
-            help="The least isolation to accept: namespaces, or landlock, which is weaker.",
-        ),
-    ] = "namespaces",
+    min_isolation: _MinIsolation = None,
     child: Annotated[
         bool, typer.Option("--child", hidden=True, help="Read the key from stdin, and stop at its end.")
     ] = False,
@@ -59,6 +60,7 @@ def call(
     tool: Annotated[str, typer.Argument(help="Name of the tool, such as exec.")],
     arguments: Annotated[str, typer.Argument(help='Its arguments as JSON, such as \'{"command": "ls"}\'.')] = "{}",
     internet: _Internet = False,
+    min_isolation: _MinIsolation = None,
 ) -> None:
     """Call one tool in a new sandbox and print exactly the text that a model would read."""
     from sandbox_tools.blocking import BlockingToolset  # noqa: PLC0415 - heavy, only for this command
@@ -66,7 +68,7 @@ def call(
 
     parsed = _json_object(arguments)
     try:
-        with BlockingToolset.open(internet=internet, on_notice=_say) as tools:
+        with BlockingToolset.open(internet=internet, min_isolation=min_isolation, on_notice=_say) as tools:
             result = tools.call(tool, parsed)
     except SandboxToolsError as exc:
         _say(str(exc))

@@ -14,6 +14,7 @@ import anyio
 import anyio.abc
 
 from sandbox_tools.errors import ConfigurationError
+from sandbox_tools.local.isolation import MinIsolation
 from sandbox_tools.redaction import Registry, Secret
 from sandbox_tools.redaction.secret import reveal
 
@@ -22,8 +23,8 @@ STOP_TIMEOUT_S: Final = 2.0
 
 
 @asynccontextmanager
-async def local_service(registry: Registry) -> AsyncIterator[tuple[str, Secret]]:
-    """Run the service; give its base URL and API key.
+async def local_service(registry: Registry, minimum: MinIsolation) -> AsyncIterator[tuple[str, Secret]]:
+    """Run the service; give its base URL and API key. It creates no sandbox below the least isolation.
 
     The key goes through the child's standard input, not through argv or the environment, where others could read it.
     The pipe stays open: when this process ends, however it ends, the child reads end-of-file and stops.
@@ -38,7 +39,7 @@ async def local_service(registry: Registry) -> AsyncIterator[tuple[str, Secret]]
         )
     api_key = registry.register("LOCAL_API_KEY", secrets.token_urlsafe(32))
     process = await anyio.open_process(
-        [sys.executable, "-m", "sandbox_tools", "local", "--port", "0", "--child"],
+        [sys.executable, "-m", "sandbox_tools", "local", "--port", "0", "--min-isolation", minimum, "--child"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=None,

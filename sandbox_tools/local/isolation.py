@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,10 @@ if TYPE_CHECKING:
 
 IsolationLevel = Literal["namespaces", "landlock", "none"]
 LauncherKind = Literal["native", "bwrap", "landlock"]
+MinIsolation = Literal["namespaces", "landlock"]
+"""The least that a user accepts; the second is weaker."""
+
+MIN_ISOLATION_VARIABLE: Final = "SANDBOX_TOOLS_MIN_ISOLATION"
 
 LAUNCHER_KINDS: Final[tuple[LauncherKind, ...]] = ("native", "bwrap")
 """In the order of preference: native has more hard limits and is faster; bwrap works where only it is allowed.
@@ -55,15 +60,23 @@ class IsolationReport:
     soft_limits: tuple[str, ...] = ()
 
 
-def launchers_for(minimum: str) -> tuple[LauncherKind, ...]:
-    """Return what may make sandboxes when this level is the least that is wanted.
+def least_isolation(given: str | None = None) -> MinIsolation:
+    """Return the least isolation that the user accepts: as given, else as the environment says, else namespaces.
 
     Raises:
         ConfigurationError: There is no such level.
     """
-    if minimum not in ("namespaces", "landlock"):
-        raise ConfigurationError(f"The least isolation is namespaces or landlock, not {minimum!r}.")
-    return LAUNCHER_KINDS if minimum == "namespaces" else (*LAUNCHER_KINDS, "landlock")
+    level = given or os.environ.get(MIN_ISOLATION_VARIABLE, "").strip() or "namespaces"
+    if level == "namespaces":
+        return "namespaces"
+    if level == "landlock":
+        return "landlock"
+    raise ConfigurationError(f"The least isolation is namespaces or landlock, not {level!r}.")
+
+
+def launchers_for(minimum: str | None = None) -> tuple[LauncherKind, ...]:
+    """Return what may make sandboxes when this level is the least that is wanted; see `least_isolation`."""
+    return LAUNCHER_KINDS if least_isolation(minimum) == "namespaces" else (*LAUNCHER_KINDS, "landlock")
 
 
 def available(launcher: LauncherKind = "native") -> IsolationReport:

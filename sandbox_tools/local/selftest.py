@@ -34,7 +34,7 @@ async def run(launcher: Launcher | None) -> IsolationReport:
     if launcher is not None:
         return await _choose(launcher)
     try:
-        own = Launcher(host_layout(), kinds=launchers_for(os.environ.get("SANDBOX_TOOLS_MIN_ISOLATION", "namespaces")))
+        own = Launcher(host_layout(), kinds=launchers_for())
     except ConfigurationError as error:
         return unavailable(str(error))
     try:

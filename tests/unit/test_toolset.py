@@ -281,7 +281,22 @@ def test_half_a_configuration_says_what_is_missing(
         open_source(base_url=base_url, api_key=api_key, registry=Registry())
 
 
-@pytest.mark.parametrize("setting", [{"ttl_s": 0}, {"ttl_s": 86_401}, {"max_output_chars": 999}])
+def test_the_least_isolation_is_what_was_asked_for_else_what_the_environment_says(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def chosen(asked: str | None) -> str:
+        return open_source(base_url=None, api_key=None, registry=Registry(), min_isolation=asked).min_isolation
+
+    for name in ("SEACLOUD_API_KEY", "SANDBOX_TOOLS_MIN_ISOLATION"):
+        monkeypatch.delenv(name, raising=False)
+    assert chosen(None) == "namespaces"
+    monkeypatch.setenv("SANDBOX_TOOLS_MIN_ISOLATION", "landlock")
+    assert (chosen(None), chosen("namespaces")) == ("landlock", "namespaces")
+
+
+@pytest.mark.parametrize(
+    "setting", [{"ttl_s": 0}, {"ttl_s": 86_401}, {"max_output_chars": 999}, {"min_isolation": "none"}]
+)
 async def test_a_setting_out_of_range_is_refused(setting: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SEACLOUD_API_KEY", raising=False)
     with pytest.raises(ConfigurationError):

@@ -63,9 +63,9 @@ async def serve_stdio(open_toolset: Callable[[], AbstractAsyncContextManager[Too
                 os._exit(status)
 
 
-def main(*, internet: bool = False) -> None:
+def main(*, internet: bool = False, min_isolation: str | None = None) -> None:
     """Serve the default toolset: SeaCloud when `SEACLOUD_API_KEY` is set, else a local sandbox."""
-    anyio.run(serve_stdio, partial(Toolset.open, internet=internet))
+    anyio.run(serve_stdio, partial(Toolset.open, internet=internet, min_isolation=min_isolation))
 
 
 def _log_to_stderr(toolset: Toolset) -> None:
