@@ -227,7 +227,8 @@ def _validated(tool: Tool[Any], arguments: Mapping[str, object]) -> ToolArgument
 
 def _advice(error: SandboxRequestError) -> str:
     """Say what failed and what to do next."""
-    return f"{error} Call again; if it happens again, tell the user." if error.retryable else str(error)
+    may_repeat = error.retryable and not error.maybe_done
+    return f"{error} Call again; if it happens again, tell the user." if may_repeat else str(error)
 
 
 def _failed(text: str) -> Output:

@@ -1,25 +1,21 @@
-"""The only client module that does network I/O, and the only one that imports httpx.
-
-Credentials live below the httpx client: `_PinnedTransport` adds them to the copy of a request that goes to the
-socket, and only for one origin. So no request, exception, hook, log or pickle above it ever holds a token.
-"""
+"""Requests and answers: the only network I/O of the client. Credentials are added below it (client/pinned.py)."""
 
 from __future__ import annotations
 
-import functools
+import contextlib
 import http.cookiejar
 import json
-import ssl
-from collections.abc import AsyncIterator, Mapping
+import math
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Final
-from urllib.parse import urlsplit
+from typing import Final, TypeVar
 
 import anyio
 import httpx
 
+from sandbox_tools.client.pinned import PinnedTransport
+from sandbox_tools.client.retry import with_retries
 from sandbox_tools.errors import (
-    ConfigurationError,
     SandboxProtocolError,
     SandboxRequestError,
     SandboxResponseError,
@@ -27,9 +23,10 @@ from sandbox_tools.errors import (
     SandboxUnreachableError,
 )
 from sandbox_tools.redaction import Secret
-from sandbox_tools.redaction.secret import reveal
 from sandbox_tools.wire.envelope import parse_json_object
-from sandbox_tools.wire.errors import parse_error
+from sandbox_tools.wire.errors import parse_error, parse_retry_after
+
+AnswerT = TypeVar("AnswerT")
 
 MAX_BODY_BYTES: Final = 16 * 1024 * 1024
 """Body that we buffer of one answer, in bytes; longer ones are only ever streamed."""
@@ -43,8 +40,12 @@ STREAM_IDLE_TIMEOUT_S: Final = 100.0
 """Silence after which a stream counts as broken, in seconds. Servers send keepalives at least every 90 s (4.1)."""
 
 _CONNECT_TIMEOUT_S: Final = 10.0
+_ERROR_BODY_TIMEOUT_S: Final = 5.0
 
-_LOOPBACK: Final = ("127.0.0.1", "::1", "localhost")
+_LOST: Final = (httpx.NetworkError, OSError, anyio.BrokenResourceError, anyio.ClosedResourceError)
+
+_UNDECIDED: Final = (408, 499, 500, 502, 503, 504)
+"""Statuses that do not say whether the work was done, unless the body gives a reason."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,9 +64,9 @@ class Response:
 class OpenStream:
     """A successful answer whose body is read piece by piece. Close it always."""
 
-    def __init__(self, response: httpx.Response, operation: str) -> None:
+    def __init__(self, response: httpx.Response, call: _Call) -> None:
         self._response = response
-        self._operation = operation
+        self._call = call
 
     @property
     def status(self) -> int:
@@ -95,7 +96,7 @@ class OpenStream:
             except StopAsyncIteration:
                 return
             except Exception as exc:  # noqa: BLE001 - mapped below, outside this block, so that it is not chained
-                failure = _failure(exc, self._operation, STREAM_IDLE_TIMEOUT_S)
+                failure = self._call.failure(exc)
             if failure is not None:
                 raise failure
             yield piece
@@ -107,12 +108,12 @@ class OpenStream:
             SandboxProtocolError: It is longer than `max_bytes`.
         """
         if (self.content_length or 0) > max_bytes:
-            raise SandboxProtocolError(self._operation, f"it announces more than {max_bytes} bytes")
+            raise self._call.invalid(f"it announces more than {max_bytes} bytes")
         body = bytearray()
         async for piece in self.chunks():
             body += piece
             if len(body) > max_bytes:
-                raise SandboxProtocolError(self._operation, f"it is longer than {max_bytes} bytes")
+                raise self._call.invalid(f"it is longer than {max_bytes} bytes")
         return bytes(body)
 
     async def aclose(self) -> None:
@@ -127,17 +128,14 @@ class Transport:
         credentials: Header name -> secret.
 
     Raises:
-        ConfigurationError: The base is not https, nor http on loopback.
+        ConfigurationError: As `PinnedTransport`.
     """
 
     def __init__(self, base_url: str, credentials: Mapping[str, Secret]) -> None:
         self._base_url = base_url.rstrip("/")
-        origin = _origin(self._base_url)
-        scheme, host, _ = origin
-        if scheme != "https" and not (scheme == "http" and host in _LOOPBACK):
-            raise ConfigurationError("Credentials are only sent over https, or over http to this machine.")
+        self._pinned = PinnedTransport(self._base_url, credentials)
         self._client = httpx.AsyncClient(
-            transport=_PinnedTransport(origin, credentials),
+            transport=self._pinned,
             follow_redirects=False,
             trust_env=False,
             cookies=_no_cookies(),
@@ -157,6 +155,7 @@ class Transport:
         headers: Mapping[str, str] | None = None,
         timeout_s: float = REQUEST_TIMEOUT_S,
         max_bytes: int = MAX_BODY_BYTES,
+        safe: bool | None = None,
     ) -> Response:
         """Send a request and return its successful answer.
 
@@ -164,28 +163,37 @@ class Transport:
             operation: What is asked, in our words, for errors ("read a file").
             body: Sent as JSON.
             content: Sent as it is.
+            timeout_s: For all tries together.
+            safe: It may be done twice: it reads, or twice is the same as once. Default: what the method says.
+                See client/retry.py.
 
         Raises:
             SandboxRequestError: See errors.py; a status of 300 or more is a SandboxResponseError.
         """
-        with anyio.move_on_after(timeout_s):
-            stream = await self.stream(
-                method,
-                path,
-                operation=operation,
-                params=params,
-                body=body,
-                content=content,
-                headers=headers,
-                idle_timeout_s=timeout_s,
-            )
+        call = self._call(
+            method,
+            path,
+            operation=operation,
+            timeout_s=timeout_s,
+            safe=safe,
+            body=body,
+            content=content,
+            params=params,
+            headers=headers,
+        )
+
+        async def attempt() -> Response:
+            stream = await self._open(call)
             try:
                 data = await stream.read(max_bytes)
                 return Response(status=stream.status, headers=stream.headers, body=data)
             finally:
                 with anyio.CancelScope(shield=True):
                     await stream.aclose()
-        raise SandboxTimeoutError(operation, timeout_s)
+
+        with anyio.move_on_after(timeout_s):
+            return await call.tried(attempt)
+        raise call.timed_out()
 
     async def stream(
         self,
@@ -198,108 +206,169 @@ class Transport:
         content: bytes | AsyncIterator[bytes] | None = None,
         headers: Mapping[str, str] | None = None,
         idle_timeout_s: float = STREAM_IDLE_TIMEOUT_S,
+        safe: bool | None = None,
     ) -> OpenStream:
         """Send a request and return its successful answer, unread. The caller closes it.
+
+        Args:
+            idle_timeout_s: For each silence; and for all tries together until the head of the answer is there,
+                counted anew when all of `content` is sent.
+            safe: As in `request`.
 
         Raises:
             SandboxRequestError: As `request`.
         """
-        all_headers = dict(headers or {})
-        if body is not None:
-            content = json.dumps(body, separators=(",", ":")).encode("utf-8", "surrogatepass")
-            all_headers.setdefault("Content-Type", "application/json")
-        failure: SandboxRequestError | None = None
-        response: httpx.Response | None = None
-        try:
-            request = self._client.build_request(
-                method,
-                self._base_url + path,
-                params=params,
-                content=content,
-                headers=all_headers,
-                timeout=httpx.Timeout(idle_timeout_s, connect=min(_CONNECT_TIMEOUT_S, idle_timeout_s)),
-            )
-            response = await self._client.send(request, stream=True)
-        except Exception as exc:  # noqa: BLE001 - mapped below, outside this block: exc holds the request
-            failure = _failure(exc, operation, idle_timeout_s)
-        if failure is not None or response is None:
-            raise failure or SandboxUnreachableError(operation)
-        stream = OpenStream(response, operation)
-        if response.status_code >= 300:
-            raise await _response_error(stream, operation)
-        if response.headers.get("content-encoding", "identity") != "identity":
-            await stream.aclose()
-            raise SandboxProtocolError(operation, "it is compressed, which was not asked for")
-        return stream
+        call = self._call(
+            method,
+            path,
+            operation=operation,
+            timeout_s=idle_timeout_s,
+            safe=safe,
+            body=body,
+            content=content,
+            params=params,
+            headers=headers,
+        )
+        with call.head_scope:
+            return await call.tried(lambda: self._open(call))
+        raise call.timed_out()
 
     async def aclose(self) -> None:
         await self._client.aclose()
 
-
-class _PinnedTransport(httpx.AsyncBaseTransport):
-    """Adds credentials at the last moment, for one origin only."""
-
-    def __init__(self, origin: tuple[str, str, int], credentials: Mapping[str, Secret]) -> None:
-        self._inner = httpx.AsyncHTTPTransport(
-            # One context for all: loading the certificates takes longer than starting a sandbox.
-            verify=_tls() if origin[0] == "https" else False,
-            limits=httpx.Limits(max_connections=256, max_keepalive_connections=32, keepalive_expiry=60.0),
-        )
-        self._origin = origin
-        self._credentials = {name.lower().encode("ascii"): secret for name, secret in credentials.items()}
-
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        if _origin(str(request.url)) != self._origin:
-            raise httpx.UnsupportedProtocol("blocked: not the pinned origin")
-        headers = [(name, value) for name, value in request.headers.raw if name.lower() not in self._credentials]
-        headers += [(name, reveal(secret).encode("ascii")) for name, secret in self._credentials.items()]
-        return await self._inner.handle_async_request(
-            httpx.Request(
-                request.method, request.url, headers=headers, stream=request.stream, extensions=request.extensions
+    def _call(
+        self,
+        method: str,
+        path: str,
+        *,
+        operation: str,
+        timeout_s: float,
+        safe: bool | None,
+        body: object,
+        content: bytes | AsyncIterator[bytes] | None,
+        params: Mapping[str, str] | None,
+        headers: Mapping[str, str] | None,
+    ) -> _Call:
+        all_headers = dict(headers or {})
+        if body is not None:
+            content = json.dumps(body, separators=(",", ":")).encode("utf-8", "surrogatepass")
+            all_headers.setdefault("Content-Type", "application/json")
+        request: httpx.Request | None = None
+        with contextlib.suppress(httpx.InvalidURL, ValueError):  # the base may be of a server's making
+            request = self._client.build_request(
+                method, self._base_url + path, params=params, content=content, headers=all_headers
             )
+        if request is None:
+            raise SandboxProtocolError(operation, "its address cannot be used")
+        return _Call(request, operation, timeout_s, safe=method in ("GET", "HEAD") if safe is None else safe)
+
+    async def _open(self, call: _Call) -> OpenStream:
+        """Send it once and return its successful answer, unread."""
+        failure: SandboxRequestError | None = None
+        response: httpx.Response | None = None
+        try:
+            response = await self._client.send(call.request, stream=True)
+        except Exception as exc:  # noqa: BLE001 - mapped below, outside this block: exc holds the request
+            failure = call.failure(exc)
+        if failure is not None or response is None:
+            raise failure or call.invalid("there is none")
+        stream = OpenStream(response, call)
+        if response.status_code >= 300:
+            raise await self._response_error(stream, call)
+        asked = call.request.headers["accept-encoding"]
+        if response.headers.get("content-encoding", "identity") not in ("identity", asked):
+            await stream.aclose()
+            raise call.invalid("it is compressed, which was not asked for")
+        return stream
+
+    async def _response_error(self, stream: OpenStream, call: _Call) -> SandboxResponseError:
+        body = b""
+        try:
+            with anyio.move_on_after(_ERROR_BODY_TIMEOUT_S):
+                body = await _first_bytes(stream, MAX_ERROR_BODY_BYTES)
+        finally:
+            with anyio.CancelScope(shield=True):
+                await stream.aclose()
+        error = parse_error(stream.status, body)
+        # A server that echoes what it was sent could say a credential in the place of an id.
+        echoes = self._pinned.is_in(f"{error.request_id} {error.usage_limit}")
+        return SandboxResponseError(
+            call.operation,
+            kind=error.kind,
+            status=error.status,
+            reason=error.reason,
+            request_id=None if echoes else error.request_id,
+            usage_limit=None if echoes else error.usage_limit,
+            retry_after_s=parse_retry_after(stream.headers.get("retry-after")),
+            maybe_done=not call.safe and error.reason is None and stream.status in _UNDECIDED,
         )
 
-    async def aclose(self) -> None:
-        await self._inner.aclose()
 
+class _Call:
+    """One request, all its tries: whether any of it may have left, and what a failure of it means."""
 
-@functools.cache
-def _tls() -> ssl.SSLContext:
-    return httpx.create_ssl_context(trust_env=False)
+    def __init__(self, request: httpx.Request, operation: str, timeout_s: float, *, safe: bool) -> None:
+        self.request: Final = request
+        self.operation: Final = operation
+        self.safe: Final = safe
+        self._timeout_s = timeout_s
+        self._sent = False
+        connect_s = min(_CONNECT_TIMEOUT_S, timeout_s)
+        request.extensions = {
+            "timeout": {"connect": connect_s, "read": timeout_s, "write": timeout_s, "pool": timeout_s},
+            "trace": self._trace,
+        }
+        self._repeatable = isinstance(request.stream, httpx.ByteStream)
+        # What comes piece by piece from the caller takes the time that it takes.
+        self.head_scope: Final = anyio.CancelScope(deadline=self._deadline() if self._repeatable else math.inf)
 
+    async def tried(self, attempt: Callable[[], Awaitable[AnswerT]]) -> AnswerT:
+        """Return the answer of the first try that has one."""
+        return await with_retries(attempt, safe=self.safe) if self._repeatable else await attempt()
 
-def _origin(url: str) -> tuple[str, str, int]:
-    parts = urlsplit(url)
-    return parts.scheme, parts.hostname or "", parts.port or {"https": 443}.get(parts.scheme, 80)
+    def timed_out(self) -> SandboxTimeoutError:
+        """Return the error for a deadline that passed."""
+        return SandboxTimeoutError(self.operation, self._timeout_s, maybe_done=self._maybe_done)
+
+    def failure(self, exc: Exception) -> SandboxRequestError:
+        """Return our error for an exception of httpx or of a socket."""
+        if isinstance(exc, SandboxRequestError):
+            return exc
+        if isinstance(exc, httpx.ConnectTimeout | httpx.ConnectError | httpx.PoolTimeout):
+            return SandboxUnreachableError(self.operation)
+        if isinstance(exc, httpx.TimeoutException):
+            return self.timed_out()
+        if isinstance(exc, _LOST) or (isinstance(exc, httpx.RemoteProtocolError) and _says_lost(exc)):
+            return SandboxUnreachableError(self.operation, was_sent=self._sent, maybe_done=self._maybe_done)
+        if isinstance(exc, httpx.RemoteProtocolError):
+            return self.invalid("it is not HTTP")
+        return self.invalid(f"it could not be sent or read ({type(exc).__name__})")
+
+    def invalid(self, what: str) -> SandboxProtocolError:
+        """Return the error for an answer that breaks a rule."""
+        return SandboxProtocolError(self.operation, what, maybe_done=self._maybe_done)
+
+    @property
+    def _maybe_done(self) -> bool:
+        return self._sent and not self.safe
+
+    async def _trace(self, event: str, info: Mapping[str, object]) -> None:
+        """Hear from httpcore how far it is. What is not about the connection counts as sent."""
+        self._sent = self._sent or not event.startswith("connection.")
+        if event.endswith("receive_response_headers.started"):
+            self.head_scope.deadline = self._deadline()
+
+    def _deadline(self) -> float:
+        return anyio.current_time() + self._timeout_s
 
 
 def _no_cookies() -> http.cookiejar.CookieJar:
     return http.cookiejar.CookieJar(policy=http.cookiejar.DefaultCookiePolicy(allowed_domains=[]))
 
 
-def _failure(exc: Exception, operation: str, timeout_s: float) -> SandboxRequestError:
-    if isinstance(exc, SandboxRequestError):
-        return exc
-    if isinstance(exc, httpx.ConnectTimeout | httpx.ConnectError | httpx.PoolTimeout):
-        return SandboxUnreachableError(operation)
-    if isinstance(exc, httpx.TimeoutException):
-        return SandboxTimeoutError(operation, timeout_s)
-    if isinstance(exc, httpx.RemoteProtocolError):
-        return SandboxProtocolError(operation, "it is not HTTP, or it was cut off")
-    if isinstance(exc, httpx.NetworkError | OSError | anyio.BrokenResourceError | anyio.ClosedResourceError):
-        return SandboxUnreachableError(operation)
-    return SandboxProtocolError(operation, f"it could not be sent or read ({type(exc).__name__})")
-
-
-async def _response_error(stream: OpenStream, operation: str) -> SandboxResponseError:
-    try:
-        with anyio.move_on_after(5):
-            body = await _first_bytes(stream, MAX_ERROR_BODY_BYTES)
-            return _error_of(operation, stream.status, body)
-    finally:
-        with anyio.CancelScope(shield=True):
-            await stream.aclose()
-    return _error_of(operation, stream.status, b"")
+def _says_lost(exc: httpx.RemoteProtocolError) -> bool:
+    """Tell an end in the middle from bytes that are not HTTP; only the text of h11 and httpcore differs."""
+    return "disconnected" in str(exc) or "closed connection" in str(exc)
 
 
 async def _first_bytes(stream: OpenStream, count: int) -> bytes:
@@ -312,10 +381,3 @@ async def _first_bytes(stream: OpenStream, count: int) -> bytes:
     except SandboxRequestError:
         return bytes(body)
     return bytes(body)
-
-
-def _error_of(operation: str, status: int, body: bytes) -> SandboxResponseError:
-    error = parse_error(status, body)
-    return SandboxResponseError(
-        operation, kind=error.kind, status=status, reason=error.reason, request_id=error.request_id
-    )

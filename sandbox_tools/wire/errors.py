@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime, timezone
+from email.utils import parsedate_to_datetime
 from typing import Final
 
-from sandbox_tools.errors import ErrorKind, ErrorReason
+from sandbox_tools.errors import ErrorKind, ErrorReason, UsageLimit
 
 _KIND_OF_STATUS: Final[dict[int, ErrorKind]] = {
     400: "invalid",
@@ -76,7 +79,14 @@ _PHRASES: Final[tuple[tuple[str, ErrorReason], ...]] = (
     ("connection refused", "port_not_listening"),
 )
 
+MAX_RETRY_AFTER_S: Final = 3600.0
+"""Longest wait that a server may ask for, in seconds; more is cut to this."""
+
 _REQUEST_ID: Final = re.compile(r"[\w-]{1,64}", re.ASCII)
+_WORD: Final = re.compile(r"[A-Za-z][A-Za-z_-]{0,31}")
+_ENDPOINT: Final = re.compile(r"(?:https?://[^/?#\s]{1,255})?((?:/[\w-]{1,24}){1,6})(?:\?[^\s]*)?", re.ASCII)
+_HTTP_DATE: Final = re.compile(r"[A-Z][a-z]{2}, [0-9]{2} [A-Z][a-z]{2} [0-9]{4} [0-9]{2}:[0-9]{2}:[0-9]{2} GMT")
+_MAX_COUNT: Final = 2**53
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +97,7 @@ class ErrorBody:
     status: int
     reason: ErrorReason | None = None
     request_id: str | None = None
+    usage_limit: UsageLimit | None = None
 
 
 def kind_of_status(status: int) -> ErrorKind:
@@ -137,20 +148,67 @@ def error_body_json(status: int, message: str, *, request_id: str, details: obje
     return json.dumps(body).encode()
 
 
+def parse_retry_after(value: str | None, *, now: datetime | None = None) -> float | None:
+    """Return the wait that a `Retry-After` header asks for, in seconds, 0 to MAX_RETRY_AFTER_S; None: it says nothing.
+
+    Args:
+        value: Seconds, or a date in the one form that HTTP allows to send (RFC 9110 5.6.7, 10.2.3).
+    """
+    text = (value or "").strip()
+    if text.isascii() and text.isdigit():
+        return min(float(text[:10]), MAX_RETRY_AFTER_S)
+    if not _HTTP_DATE.fullmatch(text):
+        return None
+    try:
+        then = parsedate_to_datetime(text)
+    except ValueError:
+        return None
+    wait = (then - (now or datetime.now(timezone.utc))).total_seconds()
+    return min(max(wait, 0.0), MAX_RETRY_AFTER_S)
+
+
 def _error_body(status: int, message: object) -> ErrorBody:
     request_id: str | None = None
+    limit: UsageLimit | None = None
     if isinstance(message, dict):
         found = message.get("requestID") or message.get("request_id")
         if isinstance(found, str) and _REQUEST_ID.fullmatch(found):
             request_id = found
-    return ErrorBody(kind_of_status(status), status, _reason(message), request_id)
+        details = message.get("details")
+        if isinstance(details, dict) and details.get("reason") == "usage_limit":
+            limit = _usage_limit(details)
+    reason: ErrorReason | None = "usage_limit" if limit else _reason(message)
+    return ErrorBody(kind_of_status(status), status, reason, request_id, limit)
+
+
+def _usage_limit(details: Mapping[str, object]) -> UsageLimit:
+    """Read wire contract 2.9. The values are shown to people and models, so only short plain ones are kept."""
+    return UsageLimit(
+        scope=_word(details.get("scope")),
+        resource=_word(details.get("resource")),
+        metric=_word(details.get("metric")),
+        used=_count(details.get("used")),
+        limit=_count(details.get("limit")),
+        remaining=_count(details.get("remaining")),
+        usage_endpoint=_endpoint(details.get("usageEndpoint")),
+    )
+
+
+def _word(value: object) -> str | None:
+    return value if isinstance(value, str) and _WORD.fullmatch(value) else None
+
+
+def _count(value: object) -> int | None:
+    return value if type(value) is int and 0 <= value <= _MAX_COUNT else None
+
+
+def _endpoint(value: object) -> str | None:
+    """Return the path of a URL or a path; host and query are dropped."""
+    match = _ENDPOINT.fullmatch(value) if isinstance(value, str) and len(value) <= 1000 else None
+    return match[1] if match else None
 
 
 def _reason(message: object) -> ErrorReason | None:
-    if isinstance(message, dict):
-        details = message.get("details")
-        if isinstance(details, dict) and details.get("reason") == "usage_limit":
-            return "usage_limit"
     text = _message_text(message).lower()
     return next((reason for phrase, reason in _PHRASES if phrase in text), None)
 

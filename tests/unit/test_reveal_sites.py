@@ -10,7 +10,7 @@ import sandbox_tools
 ROOT = Path(sandbox_tools.__file__).parent
 
 ALLOWED = {
-    "client/transport.py": "puts the credential on the wire",
+    "client/pinned.py": "puts the credential on the wire",
     "redaction/registry.py": "forgets a retired value",
     "local/": "gives a process that it starts what it needs",
 }

@@ -203,8 +203,9 @@ async def test_a_port_that_does_not_listen_names_those_that_do(monkeypatch: pyte
 @pytest.mark.parametrize(
     ("failure", "text"),
     [
-        (SandboxUnreachableError("run a process"), "Could not run a process: no connection. Call again"),
+        (SandboxUnreachableError("run a process"), "no connection, so nothing was done. Call again"),
         (SandboxTimeoutError("run a process", 5), "no answer within 5 s."),
+        (SandboxTimeoutError("write a file", 5, maybe_done=True), "check before you do it again."),
         (SandboxProtocolError("run a process", "it is odd"), "the answer is not valid: it is odd."),
         (
             SandboxResponseError("run a process", kind="rate_limit", status=429, reason="usage_limit"),

@@ -3,12 +3,32 @@
 from __future__ import annotations
 
 import json
+from datetime import datetime, timezone
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sandbox_tools.wire.errors import ErrorBody, error_body_json, kind_of_status, parse_end_stream, parse_error
+from sandbox_tools.errors import UsageLimit
+from sandbox_tools.wire.errors import (
+    MAX_RETRY_AFTER_S,
+    ErrorBody,
+    error_body_json,
+    kind_of_status,
+    parse_end_stream,
+    parse_error,
+    parse_retry_after,
+)
+
+FULL = UsageLimit(
+    scope="project",
+    resource="sandbox",
+    metric="concurrent",
+    used=10,
+    limit=10,
+    remaining=0,
+    usage_endpoint="/usage/limits",
+)
 
 
 @pytest.mark.parametrize(
@@ -28,7 +48,20 @@ from sandbox_tools.wire.errors import ErrorBody, error_body_json, kind_of_status
         (404, b'{"code":404,"message":"path \'/x\' does not exist"}', ErrorBody("not_found", 404, "path_not_found")),
         (404, b'{"code":"not_found","message":"process not found"}', ErrorBody("not_found", 404, "process_not_found")),
         (400, b'{"code":400,"message":"no","requestID":"req-7f3a"}', ErrorBody("invalid", 400, None, "req-7f3a")),
-        (429, b'{"code":429,"details":{"reason":"usage_limit"}}', ErrorBody("rate_limit", 429, "usage_limit")),
+        (
+            429,
+            b'{"code":429,"details":{"reason":"usage_limit"}}',
+            ErrorBody("rate_limit", 429, "usage_limit", usage_limit=UsageLimit()),
+        ),
+        (
+            429,
+            (
+                b'{"requestID":"req-9c","details":{"reason":"usage_limit","scope":"project","resource":"sandbox",'
+                b'"metric":"concurrent","used":10,"limit":10,"remaining":0,"usageEndpoint":"/usage/limits"}}'
+            ),
+            ErrorBody("rate_limit", 429, "usage_limit", "req-9c", FULL),
+        ),
+        (429, b'{"details":{"reason":"other","used":1}}', ErrorBody("rate_limit", 429)),
         (404, b"404 page not found", ErrorBody("not_found", 404)),
         (502, b"", ErrorBody("server", 502)),
         (507, b'{"error":"No space left on device"}', ErrorBody("server", 507, "no_space")),
@@ -50,6 +83,47 @@ def test_any_error_body_is_read_without_quoting_it(status: int, body: bytes) -> 
 @pytest.mark.parametrize("request_id", ["a" * 65, "a b", "x\nSet-Cookie: y", "<b>", "", 5, None])
 def test_a_request_id_that_is_not_well_formed_is_dropped(request_id: object) -> None:
     assert parse_error(500, json.dumps({"requestID": request_id}).encode()).request_id is None
+
+
+@pytest.mark.parametrize("name", ["scope", "resource", "metric", "used", "limit", "remaining", "usageEndpoint"])
+@pytest.mark.parametrize(
+    "value", ["a b", "x" * 33, "<b>", "http://", "//evil/x", "/a/../b", "/%2e", -1, 2**60, 1.5, True, [], {}, None]
+)
+def test_a_field_of_a_usage_limit_that_is_not_well_formed_is_dropped(name: str, value: object) -> None:
+    body = json.dumps({"details": {"reason": "usage_limit", name: value}}).encode()
+    assert parse_error(429, body).usage_limit == UsageLimit()
+
+
+@pytest.mark.parametrize(
+    "endpoint", ["https://host:8443/usage/limits?key=abc", "/usage/limits?x=y&z", "http://u:p@h/usage/limits"]
+)
+def test_of_a_usage_endpoint_only_the_path_is_kept(endpoint: str) -> None:
+    body = json.dumps({"details": {"reason": "usage_limit", "usageEndpoint": endpoint}}).encode()
+    limit = parse_error(429, body).usage_limit
+    assert limit is not None
+    assert limit.usage_endpoint == "/usage/limits"
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("0", 0.0),
+        (" 7 ", 7.0),
+        ("99999999999999999999", MAX_RETRY_AFTER_S),
+        ("Sun, 06 Nov 1994 08:49:37 GMT", 37.0),
+        ("Sun, 06 Nov 1994 08:00:00 GMT", 0.0),
+        ("Sun, 06 Nov 2094 08:00:00 GMT", MAX_RETRY_AFTER_S),
+        ("Xxx, 99 Xxx 9999 99:99:99 GMT", None),
+        ("-1", None),
+        ("1.5", None),
+        ("²", None),
+        ("", None),
+        (None, None),
+    ],
+)
+def test_a_wait_is_read_as_seconds_or_as_a_date_and_is_bounded(value: str | None, expected: float | None) -> None:
+    now = datetime(1994, 11, 6, 8, 49, 0, tzinfo=timezone.utc)
+    assert parse_retry_after(value, now=now) == expected
 
 
 @pytest.mark.parametrize(
