@@ -106,7 +106,7 @@ async def _hot_calls(base_url: str, key: str) -> None:
     async with Toolset.open(base_url=base_url, api_key=key) as tools:
         control = ControlPlane(base_url, default_registry().register("SEACLOUD_API_KEY", key), default_registry())
         await tools.call("write_file", {"path": "a.txt", "content": "x" * 4096})
-        [sandbox] = await control.list()
+        [sandbox] = (await control.list()).items
         _, access = await control.connect(sandbox.sandbox_id)
         run = {"cmd": "/bin/sh", "args": ["-c", "true"]}
         headers = {"X-Access-Token": reveal(access.access_token)}

@@ -93,7 +93,7 @@ async def _demo(console: Console) -> None:
                 await _try_to_steal(session, base_url)
             server_log.seek(0)
             _search(console, [*session.received, server_log.read()], key, Redactor(registry))
-        left = await control.list()
+        left = (await control.list()).items
         if left:
             raise DemoError(f"{len(left)} sandbox was left behind")
         console.print("[green]ok[/] The MCP server exited and deleted its sandbox.")
@@ -109,7 +109,7 @@ async def _use_the_tools(session: _Session, control: ControlPlane) -> str:
     session.heading("Python that keeps its state")
     await session.call("run_code", {"code": "primes = [n for n in range(2, 50) if all(n % d for d in range(2, n))]"})
     await session.call("run_code", {"code": "sum(primes)"}, expect="328")
-    [sandbox] = await control.list()
+    [sandbox] = (await control.list()).items
     isolation = (await control.get(sandbox.sandbox_id)).isolation
     if isolation is None:
         raise DemoError("the sandbox does not say how it is isolated")

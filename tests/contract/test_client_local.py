@@ -58,8 +58,10 @@ async def test_the_life_of_a_sandbox(local_server: LocalServer) -> None:
         assert info.isolation.level == "namespaces"
         assert "processes" in info.isolation.hard_limits
         assert Redactor(registry).text(repr((info, access))) == repr((info, access))
-        assert [found.sandbox_id for found in await control.list(metadata={"test": "life"})] == [info.sandbox_id]
-        assert await control.list(metadata={"test": "death"}) == []
+        assert [found.sandbox_id for found in (await control.list(metadata={"test": "life"})).items] == [
+            info.sandbox_id
+        ]
+        assert (await control.list(metadata={"test": "death"})).items == ()
         kept, again = await control.connect(info.sandbox_id)
         assert kept.end_at == info.end_at
         assert again.envd_url == access.envd_url
