@@ -25,14 +25,12 @@ import socket
 from contextlib import suppress
 from typing import Any, NoReturn
 
-from sandbox_tools.guest import tasks, terminal
+from sandbox_tools.guest import program, tasks, terminal
 from sandbox_tools.guest.answer import Answer
 from sandbox_tools.guest.places import Places
 
 PIECE_BYTES = 60_000
 _MAX_FDS = 8
-_DEFAULT_AGAIN = (signal.SIGCHLD, signal.SIGINT, signal.SIGPIPE, signal.SIGXFSZ)
-"""Python or the agent changed these; a program expects the default."""
 
 
 def main(control: socket.socket, places: Places | None = None) -> NoReturn:
@@ -119,21 +117,16 @@ class Agent:
             self._send({"id": request["id"], "error": errno.EINVAL})
 
     def _exec(self, request: dict[str, Any], fds: list[int]) -> None:
-        opened = [os.open(request["cwd"], os.O_PATH | os.O_DIRECTORY)]
-        # A signal for the program may come before the child has the program's dispositions: it must wait, not be lost.
-        signal.pthread_sigmask(signal.SIG_BLOCK, _DEFAULT_AGAIN)
+        opened = []
         try:
             if request.get("pty"):
                 opened.append(self._open_terminal(request, fds))
-                fds = [opened[1]] * 3
-            pid = os.fork()
-            if pid == 0:
-                _become_program(request, opened[0], fds)
+                fds = opened * 3
+            pid = program.start(request, fds)
         except OSError:
             self._close_terminal(request["id"])
             raise
         finally:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, _DEFAULT_AGAIN)
             for fd in opened:
                 os.close(fd)
         self._forget_ended_groups(pid)
@@ -277,45 +270,6 @@ def _has_members(group: int) -> bool:
     except ProcessLookupError:
         return False
     return True
-
-
-def _become_program(request: dict[str, Any], cwd: int, fds: list[int]) -> NoReturn:
-    """In the child: its own session and process group, three descriptors, default signals, then the program."""
-    try:
-        signal.set_wakeup_fd(-1)
-        os.setsid()
-        os.fchdir(cwd)
-        stdio = fds if request["stdin"] else [os.open(os.devnull, os.O_RDONLY), *fds]
-        for fd, source in enumerate(stdio):
-            os.dup2(source, fd)
-        os.closerange(3, 4096)
-        if request.get("pty"):
-            terminal.take_control(0)
-        for number in _DEFAULT_AGAIN:
-            signal.signal(number, signal.SIG_DFL)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _DEFAULT_AGAIN)
-        _execute(request["argv"], request["env"])
-    except BaseException as error:  # nothing may return into the agent's loop
-        _complain(request["argv"][0], error)
-    os._exit(127)
-
-
-def _execute(argv: list[str], env: dict[str, str]) -> None:
-    try:
-        os.execvpe(argv[0], argv, env)
-    except OSError as error:
-        if error.errno != errno.ENOEXEC:
-            raise
-    os.execvpe("/bin/sh", ["sh", *argv], env)  # a script without an interpreter line, as a shell would run it
-
-
-def _complain(program: str, error: BaseException) -> NoReturn:
-    number = error.errno if isinstance(error, OSError) else None
-    if number == errno.ENOENT:
-        os.write(2, f"{program}: command not found\n".encode())
-        os._exit(127)
-    os.write(2, f"{program}: {os.strerror(number) if number else 'cannot be started'}\n".encode())
-    os._exit(126)
 
 
 def _drain(fd: int) -> None:
