@@ -53,7 +53,8 @@ class Record:
         (Pair("x", VALUE), ("x", MARK)),
         ([Record(VALUE), {VALUE}, object(), SECRET], [WITHHELD] * 4),
         ({Record: 1, frozenset([VALUE]): 2}, {WITHHELD: 1, f"{WITHHELD}#2": 2}),
-    ],    ids=lambda value: type(value).__name__,  # the values differ in every process
+    ],
+    ids=lambda value: type(value).__name__,  # the values differ in every process
 )
 def test_every_string_is_redacted_and_the_shape_is_kept(value: object, expected: object) -> None:
     result = WALK(value)
