@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager
 from typing import Final
 
 import anyio
 import anyio.abc
 
-from sandbox_tools.client.contexts import PythonContext
+from sandbox_tools.client.contexts import CodeContexts
 from sandbox_tools.client.control import RuntimeAccess
+from sandbox_tools.client.files import RemoteFile, RemoteFiles
+from sandbox_tools.client.filesystem import RemoteFilesystem
+from sandbox_tools.client.machine import RemoteMachine
 from sandbox_tools.client.process import RemoteProcess
+from sandbox_tools.client.process_calls import ProcessCalls
 from sandbox_tools.client.run import run_process
-from sandbox_tools.client.transport import OpenStream, Transport
-from sandbox_tools.errors import SandboxProtocolError, SandboxResponseError
+from sandbox_tools.client.signing import UrlSigner
+from sandbox_tools.client.transport import Transport
+from sandbox_tools.redaction import Registry
 from sandbox_tools.runtime import CodeResult, ExecResult, Language, OutputSink
-from sandbox_tools.wire.envelope import WireError, parse_json_array
-from sandbox_tools.wire.preview import parse_port, preview_url
+from sandbox_tools.wire.preview import preview_url
 from sandbox_tools.wire.process import Command
-
-WRITE_TIMEOUT_S: Final = 300.0
+from sandbox_tools.wire.process_calls import ListedProcess
 
 _SHELL: Final = 'if command -v bash >/dev/null 2>&1; then exec bash -c "$1"; else exec sh -c "$1"; fi'
 """bash where the template has it, because models write bash; one start either way."""
@@ -37,15 +40,24 @@ MAX_ONE_SHOT_CODE_BYTES: Final = 128 * 1024 - 1
 class RemoteRuntime:
     """One running sandbox, reached over the wire. Implements `sandbox_tools.runtime.Runtime`.
 
+    Attributes:
+        files: Content of files, of any size.
+        filesystem: Directories, names and watchers.
+        machine: Health, ports, metrics, environment.
+        contexts: Processes that keep the variables of code.
+
     Args:
-        task_group: Lives as long as the runtime is used; the code context's reader runs in it.
+        task_group: Lives as long as the runtime is used; the readers of code contexts run in it.
     """
 
     def __init__(self, sandbox_id: str, access: RuntimeAccess, task_group: anyio.abc.TaskGroup) -> None:
         self._sandbox_id = sandbox_id
-        self._envd_url = access.envd_url
+        self._access = access
         self._transport = Transport(access.envd_url, {"X-Access-Token": access.access_token})
-        self._context = PythonContext(self, task_group)
+        self.files: Final = RemoteFiles(self._transport)
+        self.filesystem: Final = RemoteFilesystem(self._transport)
+        self.machine: Final = RemoteMachine(self._transport)
+        self.contexts: Final = CodeContexts(self, task_group)
 
     @property
     def sandbox_id(self) -> str:
@@ -64,10 +76,22 @@ class RemoteRuntime:
         shell = Command(cmd="/bin/sh", args=("-c", _SHELL, "sh", command), cwd=cwd, envs=envs or {})
         return await run_process(self._transport, shell, timeout_s=timeout_s, on_output=on_output)
 
-    async def run_code(self, code: str, *, language: Language, timeout_s: float, on_output: OutputSink) -> CodeResult:
+    async def run_code(
+        self,
+        code: str,
+        *,
+        language: Language,
+        context: str | None = None,
+        restart: bool = False,
+        timeout_s: float,
+        on_output: OutputSink,
+    ) -> CodeResult:
         """Run code; see `Runtime.run_code`."""
         if language == "python":
-            return await self._context.run(code, timeout_s=timeout_s, on_output=on_output)
+            if restart:
+                await self.contexts.restart(context, language)
+            kept = await self.contexts.get(context, language)
+            return await kept.run(code, timeout_s=timeout_s, on_output=on_output)
         command = Command(cmd="/bin/sh", args=("-c", _ONE_SHOT[language], "sh", code))
         result = await run_process(self._transport, command, timeout_s=timeout_s, on_output=on_output)
         return CodeResult(
@@ -77,80 +101,40 @@ class RemoteRuntime:
             elapsed_ms=result.elapsed_ms,
         )
 
-    @asynccontextmanager
-    async def open_file(self, path: str) -> AsyncIterator[_RemoteFile]:
+    def open_file(self, path: str) -> AbstractAsyncContextManager[RemoteFile]:
         """Open a file for reading; see `Runtime.open_file`."""
-        stream = await self._open(path)
-        try:
-            yield _RemoteFile(stream)
-        finally:
-            with anyio.CancelScope(shield=True):
-                await stream.aclose()
+        return self.files.open(path)
 
     async def write_file(self, path: str, data: bytes) -> None:
         """Write a whole file; see `Runtime.write_file`."""
-        await self._transport.request(
-            "POST",
-            "/file",
-            operation="write a file",
-            params={"path": path},
-            content=data,
-            headers={"Content-Type": "application/octet-stream"},
-            timeout_s=WRITE_TIMEOUT_S,
-        )
+        await self.files.write(path, data)
 
     async def listening_ports(self) -> frozenset[int] | None:
-        """Return the listening TCP ports, or None when the runtime has no `/ports` (it is not in every one, 3.4)."""
-        operation = "list the ports"
-        try:
-            response = await self._transport.request("GET", "/ports", operation=operation)
-        except SandboxResponseError as exc:
-            if exc.status not in (404, 501):
-                raise
-            return None
-        problem = ""
-        try:
-            entries = parse_json_array(response.body, what="the list of ports")
-            return frozenset(parse_port(entry.get("port")) for entry in entries if isinstance(entry, dict))
-        except WireError as exc:
-            problem = str(exc)
-        raise SandboxProtocolError(operation, problem)
+        """Return the listening TCP ports; see `Runtime.listening_ports`."""
+        ports = await self.machine.ports()
+        return None if ports is None else frozenset(port.port for port in ports)
 
     def preview_url(self, port: int) -> str:
         """Return the URL of a port; see `Runtime.preview_url`."""
-        return preview_url(self._envd_url, port)
+        return preview_url(self._access.envd_url, port)
+
+    def url_signer(self, registry: Registry) -> UrlSigner:
+        """Return what signs URLs of files in this sandbox; `registry` is told of each one."""
+        return UrlSigner(self._access.envd_url, self._access.access_token, registry)
 
     async def start(self, command: Command) -> RemoteProcess:
-        """Start a process and return its event stream; for contexts."""
+        """Start a process and return its event stream."""
         return await RemoteProcess.start(self._transport, command)
 
+    async def connect(self, pid: int) -> RemoteProcess:
+        """Return the event stream, from now on, of a process that runs."""
+        return await RemoteProcess.connect(self._transport, pid)
+
+    async def processes(self) -> tuple[ListedProcess, ...]:
+        """Return the processes that run and were started through the API, by anybody."""
+        return await ProcessCalls(self._transport).list()
+
     async def aclose(self) -> None:
-        """Close the connections. Does not end the sandbox."""
-        await self._context.aclose()
+        """Close the connections. Does not end the sandbox, nor what runs in it."""
+        self.contexts.detach()
         await self._transport.aclose()
-
-    async def _open(self, path: str) -> OpenStream:
-        operation = "read a file"
-        failure: SandboxResponseError
-        try:
-            return await self._transport.stream("GET", "/file", operation=operation, params={"path": path})
-        except SandboxResponseError as exc:
-            failure = exc
-        if failure.status == 404 and failure.reason is None:
-            # A runtime may say only "not found" (wire contract 3.2).
-            raise SandboxResponseError(operation, kind="not_found", status=404, reason="path_not_found")
-        raise failure
-
-
-class _RemoteFile:
-    """An open file; implements `sandbox_tools.runtime.FileReader`."""
-
-    def __init__(self, stream: OpenStream) -> None:
-        self._stream = stream
-
-    @property
-    def size(self) -> int | None:
-        return self._stream.content_length
-
-    def chunks(self) -> AsyncIterator[bytes]:
-        return self._stream.chunks()

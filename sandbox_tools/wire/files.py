@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -17,6 +20,8 @@ EVENT_TYPES: Final = frozenset(
 )
 """Of a watcher (wire contract 4.2)."""
 
+WatchEventType = Literal["create", "write", "remove", "rename", "chmod", "other"]
+
 EntryType = Literal["file", "directory", "symlink", "other"]
 
 _TYPE_TO_WIRE: Final[dict[EntryType, str]] = {
@@ -26,6 +31,16 @@ _TYPE_TO_WIRE: Final[dict[EntryType, str]] = {
     "other": "FILE_TYPE_UNSPECIFIED",
 }
 _TYPE_FROM_WIRE: Final[dict[str, EntryType]] = {wire: ours for ours, wire in _TYPE_TO_WIRE.items()}
+
+_WATCH_TYPES: Final[dict[str, WatchEventType]] = {
+    "EVENT_TYPE_CREATE": "create",
+    "EVENT_TYPE_WRITE": "write",
+    "EVENT_TYPE_REMOVE": "remove",
+    "EVENT_TYPE_RENAME": "rename",
+    "EVENT_TYPE_CHMOD": "chmod",
+}
+
+_CONTENT_RANGE: Final = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)", re.ASCII)
 
 DEFAULT_WORKSPACE: Final = "/root/workspace"
 """Where a sandbox works when its template names no other directory (wire contract 3.3)."""
@@ -51,6 +66,49 @@ class Entry:
     group: str = ""
     modified: str = ""
     symlink_target: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WatchEvent:
+    """Something happened in a watched directory.
+
+    Attributes:
+        name: Path of the entry, relative to the watched directory.
+        type: What happened; "other" when the server names it differently.
+    """
+
+    name: str
+    type: WatchEventType
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewFile:
+    """A small file to write, with others, in one request.
+
+    Attributes:
+        mode: Permission bits; the server's default when left out.
+    """
+
+    path: str
+    data: bytes
+    mode: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileContent:
+    """A file as `/files/content` shows it: text, or an image (wire contract 3.4).
+
+    Attributes:
+        text: "" for an image.
+        truncated: Whether the text is only the start of the file.
+        image: Decoded image file; b"" for text.
+        mime_type: Of the image; "" for text.
+    """
+
+    text: str = ""
+    truncated: bool = False
+    image: bytes = b""
+    mime_type: str = ""
 
 
 def entry_to_json(entry: Entry) -> dict[str, object]:
@@ -96,6 +154,56 @@ def entry_from_json(message: object) -> Entry:
     )
 
 
+def entry_of_answer(message: dict[str, object]) -> Entry:
+    """Read `{"entry": EntryInfo}`; raises WireError."""
+    return entry_from_json(message.get("entry"))
+
+
+def entries_of_answer(message: dict[str, object]) -> tuple[Entry, ...]:
+    """Read `{"entries": [EntryInfo]}`; absent entries are none (Connect leaves empty lists out). Raises WireError."""
+    entries = message.get("entries")
+    if entries is None:
+        return ()
+    if not isinstance(entries, list):
+        raise WireError("the entries are not a list")
+    return tuple(map(entry_from_json, entries))
+
+
+def batch_to_json(files: Iterable[NewFile]) -> dict[str, object]:
+    """Return the body of `/files/batch`; content goes as base64, so that every byte survives."""
+    return {"files": [_write_entry(file) for file in files]}
+
+
+def batch_sizes_from_json(message: dict[str, object]) -> tuple[int, ...]:
+    """Return `bytes_written` of each file in the answer of `/files/batch`; raises WireError."""
+    files = message.get("files")
+    if not isinstance(files, list) or not all(isinstance(file, dict) for file in files):
+        raise WireError("the written files are not a list of objects")
+    return tuple(whole_number(file.get("bytes_written")) for file in files)
+
+
+def content_from_json(message: dict[str, object]) -> FileContent:
+    """Read the answer of `/files/content`; raises WireError."""
+    kind = message.get("type")
+    if kind == "text" and isinstance(message.get("content"), str):
+        return FileContent(text=_text(message, "content"), truncated=message.get("truncated") is True)
+    if kind == "image":
+        return FileContent(image=_base64(message.get("data")), mime_type=_text(message, "mime_type"))
+    raise WireError("the content is neither text nor an image")
+
+
+def content_range(header: str) -> tuple[int, int, int | None]:
+    """Return start, count and size of the file, if told, of a `Content-Range`; raises WireError."""
+    match = _CONTENT_RANGE.fullmatch(header)
+    if match is None:
+        raise WireError("the range of a part is missing or not one")
+    first, last, size = match.groups()
+    count = int(last) - int(first) + 1
+    if count <= 0 or (size != "*" and int(size) <= int(last)):
+        raise WireError("the range of a part is not possible")
+    return int(first), count, None if size == "*" else int(size)
+
+
 def rest_entry_to_json(entry: Entry) -> dict[str, object]:
     """Return a RestEntry: `type` is "file" or "directory" (wire contract 3.4)."""
     return {"path": entry.path, "name": entry.name, "type": "directory" if entry.type == "directory" else "file"}
@@ -127,6 +235,16 @@ def watch_event_from_json(message: dict[str, object]) -> dict[str, object]:
     return {"name": name, "type": kind}
 
 
+def watch_event(message: object) -> WatchEvent:
+    """Read an event of a watcher, as a client; raises WireError."""
+    if not isinstance(message, dict):
+        raise WireError("an event of a watcher is not an object")
+    name = _text(message, "name")
+    if not name:
+        raise WireError("an event of a watcher has no name")
+    return WatchEvent(name=name, type=_WATCH_TYPES.get(_text(message, "type"), "other"))
+
+
 def whole_number(value: object, *, default: int | None = None) -> int:
     """Return a whole number that may be a JSON number or a decimal string (wire contract 4.1).
 
@@ -147,3 +265,15 @@ def whole_number(value: object, *, default: int | None = None) -> int:
 def _text(message: dict[str, object], key: str) -> str:
     value = message.get(key)
     return value if isinstance(value, str) else ""
+
+
+def _write_entry(file: NewFile) -> dict[str, object]:
+    mode = {} if file.mode is None else {"mode": file.mode}
+    return {"path": file.path, "data": base64.b64encode(file.data).decode(), **mode}
+
+
+def _base64(value: object) -> bytes:
+    if isinstance(value, str):
+        with contextlib.suppress(ValueError):
+            return base64.b64decode(value, validate=True)
+    raise WireError("the data of an image is not base64")
