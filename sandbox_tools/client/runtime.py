@@ -9,13 +9,12 @@ from typing import Final
 import anyio
 import anyio.abc
 
-from sandbox_tools.client.contexts import CodeContexts
+from sandbox_tools.client.contexts import PythonContext
 from sandbox_tools.client.control import RuntimeAccess
 from sandbox_tools.client.files import RemoteFile, RemoteFiles
 from sandbox_tools.client.filesystem import RemoteFilesystem
 from sandbox_tools.client.machine import RemoteMachine
 from sandbox_tools.client.process import RemoteProcess
-from sandbox_tools.client.process_calls import ProcessCalls
 from sandbox_tools.client.run import run_process
 from sandbox_tools.client.signing import UrlSigner
 from sandbox_tools.client.transport import Transport
@@ -23,7 +22,6 @@ from sandbox_tools.redaction import Registry
 from sandbox_tools.runtime import CodeResult, ExecResult, Language, OutputSink
 from sandbox_tools.wire.preview import preview_url
 from sandbox_tools.wire.process import Command
-from sandbox_tools.wire.process_calls import ListedProcess
 
 _SHELL: Final = 'if command -v bash >/dev/null 2>&1; then exec bash -c "$1"; else exec sh -c "$1"; fi'
 """bash where the template has it, because models write bash; one start either way."""
@@ -44,10 +42,9 @@ class RemoteRuntime:
         files: Content of files, of any size.
         filesystem: Directories, names and watchers.
         machine: Health, ports, metrics, environment.
-        contexts: Processes that keep the variables of code.
 
     Args:
-        task_group: Lives as long as the runtime is used; the readers of code contexts run in it.
+        task_group: Lives as long as the runtime is used; the code context's reader runs in it.
     """
 
     def __init__(self, sandbox_id: str, access: RuntimeAccess, task_group: anyio.abc.TaskGroup) -> None:
@@ -57,7 +54,7 @@ class RemoteRuntime:
         self.files: Final = RemoteFiles(self._transport)
         self.filesystem: Final = RemoteFilesystem(self._transport)
         self.machine: Final = RemoteMachine(self._transport)
-        self.contexts: Final = CodeContexts(self, task_group)
+        self._context = PythonContext(self, task_group)
 
     @property
     def sandbox_id(self) -> str:
@@ -76,22 +73,10 @@ class RemoteRuntime:
         shell = Command(cmd="/bin/sh", args=("-c", _SHELL, "sh", command), cwd=cwd, envs=envs or {})
         return await run_process(self._transport, shell, timeout_s=timeout_s, on_output=on_output)
 
-    async def run_code(
-        self,
-        code: str,
-        *,
-        language: Language,
-        context: str | None = None,
-        restart: bool = False,
-        timeout_s: float,
-        on_output: OutputSink,
-    ) -> CodeResult:
+    async def run_code(self, code: str, *, language: Language, timeout_s: float, on_output: OutputSink) -> CodeResult:
         """Run code; see `Runtime.run_code`."""
         if language == "python":
-            if restart:
-                await self.contexts.restart(context, language)
-            kept = await self.contexts.get(context, language)
-            return await kept.run(code, timeout_s=timeout_s, on_output=on_output)
+            return await self._context.run(code, timeout_s=timeout_s, on_output=on_output)
         command = Command(cmd="/bin/sh", args=("-c", _ONE_SHOT[language], "sh", code))
         result = await run_process(self._transport, command, timeout_s=timeout_s, on_output=on_output)
         return CodeResult(
@@ -123,18 +108,10 @@ class RemoteRuntime:
         return UrlSigner(self._access.envd_url, self._access.access_token, registry)
 
     async def start(self, command: Command) -> RemoteProcess:
-        """Start a process and return its event stream."""
+        """Start a process and return its event stream; for contexts."""
         return await RemoteProcess.start(self._transport, command)
 
-    async def connect(self, pid: int) -> RemoteProcess:
-        """Return the event stream, from now on, of a process that runs."""
-        return await RemoteProcess.connect(self._transport, pid)
-
-    async def processes(self) -> tuple[ListedProcess, ...]:
-        """Return the processes that run and were started through the API, by anybody."""
-        return await ProcessCalls(self._transport).list()
-
     async def aclose(self) -> None:
-        """Close the connections. Does not end the sandbox, nor what runs in it."""
-        self.contexts.detach()
+        """Close the connections. Does not end the sandbox."""
+        await self._context.aclose()
         await self._transport.aclose()
