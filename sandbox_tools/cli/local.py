@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 import signal
 import sys
 import threading
@@ -14,12 +13,13 @@ import anyio
 import anyio.from_thread
 import typer
 
+from sandbox_tools.cli.secret_files import new_secret_file
 from sandbox_tools.errors import ConfigurationError
 from sandbox_tools.local.isolation import LauncherKind, launchers_for
 from sandbox_tools.local.server import serve
 
 
-def run_local(*, port: int, api_key_file: Path | None, min_isolation: str, child: bool) -> None:
+def run_local(*, port: int, api_key_file: Path | None, min_isolation: str | None, child: bool) -> None:
     """Serve until SIGTERM, SIGINT or, as a child, the end of stdin."""
     try:
         launchers = launchers_for(min_isolation)
@@ -43,14 +43,7 @@ def _api_key(api_key_file: Path | None) -> str:
 
 
 def _new_key() -> str:
-    """Make a key and leave it in a file that only this user can read; a terminal may be recorded."""
-    state = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state") / "sandbox-tools"
-    state.mkdir(mode=0o700, parents=True, exist_ok=True)
-    file = state / "api-key"
-    file.unlink(missing_ok=True)
-    key = secrets.token_urlsafe(32)
-    with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as out:
-        out.write(key)
+    file, key = new_secret_file("api-key")
     print(f'The API key is in {file}: export SEACLOUD_API_KEY="$(cat {file})"', file=sys.stderr)  # noqa: T201
     return key
 
