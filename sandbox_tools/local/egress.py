@@ -21,6 +21,7 @@ import anyio.lowlevel
 
 from sandbox_tools.local.addresses import Address, Policy, embedded_addresses, refusal
 from sandbox_tools.local.background import Background
+from sandbox_tools.local.isolation import needs_namespaces
 from sandbox_tools.local.outside import Link, Outside
 from sandbox_tools.local.pipes import close_descriptor
 from sandbox_tools.local.proxy import ProxyError, serve_request
@@ -114,7 +115,7 @@ class Egress:
 
     def _listen(self) -> None:
         if self._socket is None:
-            raise NoNetworkError("network access needs a sandbox with a network of its own (isolation: namespaces)")
+            raise NoNetworkError(needs_namespaces("network rules"))
         try:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             self._socket.bind(("127.0.0.1", PROXY_PORT))

@@ -79,6 +79,14 @@ def launchers_for(minimum: str | None = None) -> tuple[LauncherKind, ...]:
     return LAUNCHER_KINDS if least_isolation(minimum) == "namespaces" else (*LAUNCHER_KINDS, "landlock")
 
 
+def needs_namespaces(what: str) -> str:
+    """Return what a caller is told who asks for what the weaker level does not have."""
+    return (
+        f"{what} need sandboxes of the isolation level namespaces. This machine denies it, so the sandboxes have the "
+        "weaker level landlock; `sandbox-tools doctor` says what to change."
+    )
+
+
 def available(launcher: LauncherKind = "native") -> IsolationReport:
     """Return the report of a passed self-test."""
     return IsolationReport(

@@ -58,6 +58,11 @@ class Launched:
     pidfd: int
     supervisor: int = -1
 
+    @property
+    def has_network(self) -> bool:
+        """Whether it has a network namespace, where programs may listen; without, they can make no socket."""
+        return self.supervisor < 0
+
     def kill(self) -> None:
         """End the agent, and so every process in the sandbox."""
         native.pidfd_kill(self.pidfd, 9)

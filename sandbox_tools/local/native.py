@@ -12,6 +12,7 @@ import fcntl
 import os
 import socket
 import struct
+from contextlib import suppress
 from typing import Final
 
 CLONE_NEWNS: Final = 0x0002_0000
@@ -48,6 +49,8 @@ _SIOCSIFFLAGS: Final = 0x8914
 _IFF_UP_RUNNING: Final = 0x41
 
 _NR_PIVOT_ROOT: Final = {"x86_64": 155, "aarch64": 41}
+_NR_KEYCTL: Final = {"x86_64": 250, "aarch64": 219}
+_JOIN_SESSION_KEYRING: Final = 1
 _NR_PIDFD_SEND_SIGNAL: Final = 424  # the same on every architecture since Linux 5.1
 _NR_PIDFD_OPEN: Final = 434
 
@@ -120,6 +123,12 @@ def empty_bounding_set() -> None:
         last = int(file.read())
     for capability in range(last + 1):
         prctl(PR_CAPBSET_DROP, capability)
+
+
+def leave_session_keyring() -> None:
+    """Take a new, empty one: that of whoever started us may hold keys. Where it is refused, so is reading a key."""
+    with suppress(OSError):
+        syscall(_NR_KEYCTL[os.uname().machine], _JOIN_SESSION_KEYRING, None, what="keyctl")
 
 
 def memfd_create() -> int:

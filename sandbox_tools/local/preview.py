@@ -18,6 +18,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from sandbox_tools.local.channel import ChannelError
+from sandbox_tools.local.isolation import needs_namespaces
 from sandbox_tools.local.pipes import close_descriptor
 from sandbox_tools.local.sandbox import Sandbox
 from sandbox_tools.local.web import MAX_UPLOAD_BYTES, OwningResponse, body_chunks
@@ -114,6 +115,7 @@ class Previews:
         Raises:
             NotServedError: It does not listen, or does not speak HTTP.
         """
+        self._check(target.port)
         outgoing = httpcore.Request(
             method=request.method.encode("ascii"),
             url=httpcore.URL(scheme=b"http", host=b"127.0.0.1", port=target.port, target=target.path),
@@ -157,11 +159,16 @@ class Previews:
         Raises:
             NotServedError: The port does not listen.
         """
+        self._check(port)
         try:
             return Stream(await self._sandbox.connect(port))
         except (ConnectionError, ChannelError):
             pass
         raise NotServedError(port, ": port is not listening")
+
+    def _check(self, port: int) -> None:
+        if not self._sandbox.has_network:
+            raise NotServedError(port, f": {needs_namespaces('servers and previews')}")
 
 
 def _response(upstream: httpcore.Response, target: Target) -> Response:

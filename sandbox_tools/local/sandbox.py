@@ -105,6 +105,11 @@ class Sandbox:
         """
         return native.pid_of(self._launched.pidfd)
 
+    @property
+    def has_network(self) -> bool:
+        """See `Launched.has_network`."""
+        return self._launched.has_network
+
     async def prepare_network(self) -> None:
         """Get what the egress proxy needs, before any code of a user runs.
 

@@ -18,7 +18,7 @@ from sandbox_tools.local.channel import AgentError, ChannelError
 from sandbox_tools.local.egress import NoNetworkError
 from sandbox_tools.local.errors import IsolationMissingError
 from sandbox_tools.local.eventlog import EventLog
-from sandbox_tools.local.isolation import IsolationReport, probe, unavailable
+from sandbox_tools.local.isolation import IsolationReport, needs_namespaces, probe, unavailable
 from sandbox_tools.local.launcher import Launcher, LaunchError, spare_uid, volumes_uid
 from sandbox_tools.local.limits import Limits
 from sandbox_tools.local.pool import Pool, Ready
@@ -71,9 +71,9 @@ class Starter:
         if report.level == "none":
             raise IsolationMissingError(report)
         if policy_of(new.network).is_open and not has_namespaces:
-            raise NoNetworkError("network access needs sandboxes with a network of their own (level namespaces)")
+            raise NoNetworkError(needs_namespaces("network rules"))
         if new.volume_mounts and not has_namespaces:
-            raise WireError("volumeMounts needs sandboxes with mounts of their own (level namespaces)")
+            raise WireError(needs_namespaces("volumes (volumeMounts)"))
         volumes.check(new.volume_mounts, self._launcher.layout)
 
     async def start(self, mounts: Sequence[VolumeMount]) -> Ready:

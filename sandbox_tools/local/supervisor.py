@@ -22,6 +22,9 @@ from sandbox_tools.guest.places import Places
 from sandbox_tools.local import landlock, lockdown, native, seccomp
 
 _DEVICES: Final = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
+_TERMINALS: Final = ("/dev/ptmx", "/dev/pts")
+"""The kernel gives a new terminal to the user who opens it; those of other users are closed to a sandbox's user."""
+
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGCHLD)
 
 
@@ -94,6 +97,7 @@ def _be_the_agent(
         os.umask(0o022)
         native.empty_bounding_set()
         lockdown.become(uid)
+        native.leave_session_keyring()
         native.prctl(native.PR_SET_CHILD_SUBREAPER, 1)  # what the sandbox leaves behind is the agent's to collect
         limits.set_limits()
         places = Places(workspace)
@@ -102,7 +106,7 @@ def _be_the_agent(
         native.prctl(native.PR_SET_DUMPABLE, 0)
         outcome = lockdown.keep_only(agent_fd, outcome)
         visible = [source for source, _ in layout["binds"]]
-        landlock.restrict(read_only=[*visible, "/proc"], read_write=[workspace], devices=_DEVICES)
+        landlock.restrict(read_only=[*visible, "/proc"], read_write=[workspace], devices=(*_DEVICES, *_TERMINALS))
         seccomp.install(code)
     except OSError as error:
         outcome.send(lockdown.failure(error))

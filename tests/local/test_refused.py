@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -16,8 +15,7 @@ import pytest
 from sandbox_tools.errors import ConfigurationError
 from sandbox_tools.local import bwrap, layout
 from tests.local.service import ROOT, LocalServer, running_service, wait_for
-
-ORDINARY_UID = 12_345
+from tests.local.users import ORDINARY_UID, as_ordinary_user, passable_directory, processes_of, readable_python
 
 ONLY_SMALL_STEPS = """
 import os, struct, sys
@@ -83,40 +81,8 @@ def test_bwrap_is_used_where_native_does_not_work(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def passable() -> Iterator[Path]:
-    """A directory that every user can pass through; pytest's is closed to others, and every run closes it again."""
-    with tempfile.TemporaryDirectory() as directory:
-        Path(directory).chmod(0o711)
-        yield Path(directory)
-
-
-def readable_python() -> str:
-    """Return a Python of our version that an ordinary user can run."""
-    version = f"python{sys.version_info[0]}.{sys.version_info[1]}"
-    for candidate in (sys.executable, f"/usr/bin/{version}", f"/usr/local/bin/{version}"):
-        can_run = [*as_ordinary_user(), candidate, "-c", "import json"]
-        if Path(candidate).exists() and subprocess.run(can_run, capture_output=True, check=False).returncode == 0:
-            return candidate
-    pytest.skip("no Python of this version is readable by an ordinary user")
-
-
-def as_ordinary_user() -> tuple[str, ...]:
-    if os.getuid() != 0:
-        return ()
-    uid = str(ORDINARY_UID)
-    # The shell, because what setpriv starts is still found with root's rights.
-    return (
-        "setpriv",
-        "--reuid",
-        uid,
-        "--regid",
-        uid,
-        "--clear-groups",
-        "--no-new-privs",
-        "sh",
-        "-c",
-        'exec "$@"',
-        "sh",
-    )
+    with passable_directory() as directory:
+        yield directory
 
 
 @pytest.mark.parametrize("launcher", ["native", "bwrap"])
@@ -182,7 +148,33 @@ def test_the_weaker_level_keeps_the_files_and_processes_of_the_host(weaker: Loca
         assert "Permission denied" in box.sh(f"cat {path}").stderr
         assert "PermissionError" in box.python("import socket; socket.socket()").stderr
         assert box.sh("setpriv --no-new-privs true; id -u").stdout != "0\n"
-        assert box.http.get("/proxy/8000/").status_code == 502
+
+
+def test_the_weaker_level_says_what_it_does_not_have(weaker: LocalServer) -> None:
+    with weaker.sandbox() as box, weaker.client() as control:
+        answers = [
+            (502, box.http.get("/proxy/8000/")),
+            (409, control.post("/sandboxes", json={"allowInternetAccess": True})),
+            (409, control.put(f"/sandboxes/{box.sandbox_id}/network", json={"allowInternetAccess": True})),
+            (400, control.post("/sandboxes", json={"volumeMounts": [{"name": "shared", "path": "/cache"}]})),
+        ]
+        for status, answer in answers:
+            assert answer.status_code == status, answer.text
+            assert "need sandboxes of the isolation level namespaces" in answer.json()["message"]
+            assert "sandbox-tools doctor" in answer.json()["message"]
+
+
+def test_a_terminal_works_at_the_weaker_level_and_those_of_others_are_closed(weaker: LocalServer) -> None:
+    others, ours = os.openpty()
+    with weaker.sandbox() as box:
+        line = f"test -t 0 && echo a terminal; echo x > {os.ttyname(ours)} || echo refused"
+        with box.start("sh", "-c", line, pty={"size": {"cols": 80, "rows": 24}}) as stream:
+            shown = b""
+            while b"refused" not in shown:
+                shown += base64.b64decode(stream.event()["data"]["pty"])
+    assert b"a terminal" in shown
+    for fd in (others, ours):
+        os.close(fd)
 
 
 def test_the_weaker_level_leaves_no_process(weaker: LocalServer) -> None:
@@ -205,14 +197,3 @@ def test_killing_the_agent_at_the_weaker_level_ends_its_own_sandbox_only(weaker:
             wait_for(lambda: not processes_of(uid), what="the end of every process")
         wait_for(lambda: other.state() == "stopped", what="the state")
         assert box.run("true").exit_code == 0
-
-
-def processes_of(uid: str) -> list[int]:
-    """Return the living processes of a user."""
-    found = []
-    for status in Path("/proc").glob("[0-9]*/status"):
-        with suppress(OSError):
-            fields = dict(line.split(":\t", 1) for line in status.read_text().splitlines() if ":\t" in line)
-            if fields["Uid"].split()[0] == uid and not fields["State"].startswith("Z"):
-                found.append(int(status.parent.name))
-    return found
