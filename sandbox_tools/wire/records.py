@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Final
 
 from sandbox_tools.wire.control import VolumeMount, volume_mounts_to_json
 from sandbox_tools.wire.envelope import WireError
 from sandbox_tools.wire.fields import mapping, objects, text, texts, whole
+
+_ID: Final = re.compile(r"[!-~]{1,256}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,13 +88,13 @@ def sandbox_from_json(message: object) -> SandboxInfo:
     """Read a sandbox record; `state` is preferred over `status` (wire contract 2.2).
 
     Raises:
-        WireError: It is not an object with a sandbox id.
+        WireError: It is not an object with a sandbox id that can be shown and sent back.
     """
     if not isinstance(message, dict):
         raise WireError("a sandbox record is not an object")
     sandbox_id = message.get("sandboxID")
-    if not isinstance(sandbox_id, str) or not sandbox_id:
-        raise WireError("a sandbox record has no sandboxID")
+    if not isinstance(sandbox_id, str) or not _ID.fullmatch(sandbox_id):
+        raise WireError("a sandbox record has no sandboxID, or one that is not a short printable word")
     state = text(message, "state") or text(message, "status")
     metadata = mapping(message, "metadata")
     return SandboxInfo(

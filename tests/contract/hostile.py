@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import socket
+import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -36,8 +38,16 @@ class HostileServer:
     base_url: str
     answers: list[Answer]
     requests: list[Request] = field(default_factory=list)
+    closed: anyio.Event = field(default_factory=anyio.Event)
+    """Set when a connection was closed."""
 
     async def handle(self, stream: anyio.abc.ByteStream) -> None:
+        try:
+            await self._handle(stream)
+        finally:
+            self.closed.set()
+
+    async def _handle(self, stream: anyio.abc.ByteStream) -> None:
         async with stream:
             request = await _read_request(stream)
             if request is None:
@@ -87,12 +97,51 @@ def stream_answer(*frames: bytes) -> Answer:
     return raw(b"HTTP/1.1 200 OK\r\nContent-Type: application/connect+json\r\nConnection: close\r\n\r\n", *frames)
 
 
-def echo_headers(status: int) -> Answer:
-    """An upstream that puts the request's own headers into its error body."""
+def endless(head: bytes, piece: bytes, *, pause_s: float = 0) -> Answer:
+    """Send `head`, then `piece` again and again."""
 
     async def answer(request: Request, stream: anyio.abc.ByteStream) -> None:
-        body = json.dumps({"error": request.head.decode("latin-1"), "message": request.head.decode("latin-1")})
-        await http(status, body.encode())(request, stream)
+        await stream.send(head)
+        while True:
+            await stream.send(piece)
+            await anyio.sleep(pause_s)
+
+    return answer
+
+
+def reset(*pieces: bytes) -> Answer:
+    """Send the pieces, then break the connection with a RST."""
+
+    async def answer(request: Request, stream: anyio.abc.ByteStream) -> None:
+        for piece in pieces:
+            await stream.send(piece)
+        raw_socket = stream.extra(anyio.abc.SocketAttribute.raw_socket)
+        raw_socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+    return answer
+
+
+def half_closed(*pieces: bytes) -> Answer:
+    """Send the pieces, end our side, and keep the other side open."""
+
+    async def answer(request: Request, stream: anyio.abc.ByteStream) -> None:
+        for piece in pieces:
+            await stream.send(piece)
+        await stream.send_eof()
+        await anyio.sleep_forever()
+
+    return answer
+
+
+def echo_headers(status: int) -> Answer:
+    """An upstream that puts the request's own headers and token wherever an error answer has a place for text."""
+
+    async def answer(request: Request, stream: anyio.abc.ByteStream) -> None:
+        head = request.head.decode("latin-1")
+        token = request.header("X-Access-Token") or request.header("X-API-Key")
+        details = {"reason": "usage_limit", "scope": token, "resource": token, "usageEndpoint": f"/{token}"}
+        body = json.dumps({"error": head, "message": head, "requestID": token, "details": details})
+        await http(status, body.encode(), f"Retry-After: {token}", f"X-Echo: {token}")(request, stream)
 
     return answer
 

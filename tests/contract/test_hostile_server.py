@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import secrets
 import struct
 import traceback
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import anyio
 import pytest
@@ -29,7 +31,19 @@ from sandbox_tools.redaction import Registry
 from sandbox_tools.wire.control import NewSandbox
 from sandbox_tools.wire.envelope import END_STREAM, encode_frame, encode_json_frame
 from sandbox_tools.wire.process import Ended, OutputData, Started, event_to_json
-from tests.contract.hostile import Answer, echo_headers, hostile_server, http, json_answer, raw, silence, stream_answer
+from tests.contract.hostile import (
+    Answer,
+    echo_headers,
+    endless,
+    half_closed,
+    hostile_server,
+    http,
+    json_answer,
+    raw,
+    reset,
+    silence,
+    stream_answer,
+)
 
 STARTED = encode_json_frame(event_to_json(Started(7, "cmd-1")))
 OUTPUT = encode_json_frame(event_to_json(OutputData("stdout", b"hello\n")))
@@ -39,6 +53,11 @@ END = encode_frame(b"{}", flags=END_STREAM)
 
 def ignore_output(stream: str, data: bytes) -> None:
     """A sink that keeps nothing."""
+
+
+@pytest.fixture(autouse=True)
+def _no_pause_between_tries(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sandbox_tools.client.retry.FIRST_PAUSE_S", 0.0)
 
 
 @pytest.fixture
@@ -151,47 +170,198 @@ async def test_headers_echoed_in_an_error_body_are_not_in_the_error(token: str, 
     assert token not in everything_about(error)
 
 
+OK = b"HTTP/1.1 200 OK\r\n"
+CHUNKED = OK + b"Transfer-Encoding: chunked\r\n\r\n"
+
+NONSENSE = {
+    "closed": raw(b""),
+    "reset": reset(),
+    "reset in the body": reset(OK + b"Content-Length: 10\r\n\r\nabc"),
+    "half closed": half_closed(),
+    "half closed in the body": half_closed(OK + b"Content-Length: 10\r\n\r\nabc"),
+    "not HTTP": raw(b"\x00\xff garbage\r\n\r\n"),
+    "HTTP/0.9": raw(b"<html>hello</html>\r\n\r\n"),
+    "TLS": raw(bytes.fromhex("15030100020228")),
+    "status of four digits": raw(b"HTTP/1.1 2000 OK\r\n\r\n"),
+    "body cut off": raw(OK + b"Content-Length: 10\r\n\r\nabc"),
+    "body longer than any": raw(OK + b"Content-Length: 999999999999999999\r\n\r\nabc"),
+    "length is no number": raw(OK + b"Content-Length: -1\r\n\r\n"),
+    "two lengths": raw(OK + b"Content-Length: 1\r\nContent-Length: 2\r\n\r\nab"),
+    "chunk cut off": raw(CHUNKED + b"5\r\nab"),
+    "no last chunk": raw(CHUNKED + b"2\r\nab\r\n"),
+    "chunk size is no number": raw(CHUNKED + b"zz\r\nab\r\n0\r\n\r\n"),
+    "chunk longer than any": raw(CHUNKED + b"f" * 30 + b"\r\nab\r\n"),
+    "unknown transfer coding": raw(OK + b"Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n"),
+    "huge header": raw(OK + b"X: " + b"a" * 200_000 + b"\r\n\r\n"),
+    "endless headers": endless(OK, b"X-A: b\r\n" * 1000),
+    "header without a colon": raw(OK + b"nonsense\r\n\r\n"),
+    "NUL in a header": raw(OK + b"X: a\x00b\r\n\r\n"),
+    "newline in a header": raw(OK + b"X: a\rSet-Cookie: b=c\r\n\r\n"),
+    "gzip": http(200, b"\x1f\x8b...", "Content-Encoding: gzip"),
+    "brotli": http(200, b"...", "Content-Encoding: br"),
+    "HTML error": http(500, b"<html>"),
+    "huge error": http(400, b"x" * 1_000_000),
+    "nested error": http(400, b'{"error":' * 100_000),
+    "switching protocols": http(101, b"", "Upgrade: x"),
+    "unknown status": http(999),
+    "multiple choices": http(300),
+}
+
+OPERATIONS: dict[str, Callable[[RemoteRuntime, ControlPlane], Awaitable[object]]] = {
+    "control plane": lambda runtime, control: control.get("s1"),
+    "create": lambda runtime, control: control.create(NewSandbox()),
+    "runtime": lambda runtime, control: runtime.listening_ports(),
+    "process": lambda runtime, control: runtime.exec("true", timeout_s=5, on_output=ignore_output),
+    "read a file": lambda runtime, control: runtime.files.read("/x", max_bytes=MAX_BODY_BYTES),
+    "write a file": lambda runtime, control: runtime.write_file("/x", b"data"),
+}
+
+
+async def outcomes(token: str, answers: dict[str, Answer]) -> dict[str, SandboxToolsError | None]:
+    """Do each of these operations, all at once, with a server of its own; return the errors, which are always ours."""
+    errors: dict[str, SandboxToolsError | None] = {}
+
+    async def do(operation: str) -> None:
+        registry = Registry()
+        async with hostile_server(answers[operation]) as server, runtime_at(server.base_url, token) as runtime:
+            control = ControlPlane(server.base_url, registry.register("KEY", token), registry)
+            errors[operation] = None
+            try:
+                await OPERATIONS[operation](runtime, control)
+            except SandboxToolsError as exc:
+                errors[operation] = exc
+            await control.aclose()
+
+    with anyio.fail_after(20):
+        async with anyio.create_task_group() as tasks:
+            for operation in answers:
+                tasks.start_soon(do, operation)
+    return errors
+
+
+@pytest.mark.parametrize("name", NONSENSE)
+async def test_an_answer_that_makes_no_sense_is_a_typed_error_without_the_token(token: str, name: str) -> None:
+    errors = await outcomes(token, dict.fromkeys(OPERATIONS, NONSENSE[name]))
+    for operation, error in errors.items():
+        assert isinstance(error, SandboxRequestError), operation
+        assert (error.__context__, error.__cause__) == (None, None)
+        assert token not in everything_about(error)
+
+
+BODIES = {
+    "nothing": b"",
+    "null": b"null",
+    "other type": b'"text"',
+    "number": b"NaN",
+    "not UTF-8": b'{"a":"\xff\xfe"}',
+    "UTF-16": '{"sandboxID":"s"}'.encode("utf-16"),
+    "nested arrays": b"[" * 200_000,
+    "nested objects": b'{"a":' * 200_000,
+    "huge number": b'{"sandboxID":' + b"9" * 5000 + b"}",
+    "huge port": b'[{"port":' + b"9" * 4000 + b"}]",
+    "infinite port": b'[{"port":1e999}]',
+    "port is null": b'[{"port":null}]',
+    "entries are null": b"[null,1,[]]",
+    "fields of the wrong types": b'{"sandboxID":{},"state":[],"metadata":7,"cpuCount":"x","envdUrl":0}',
+    "fields are null": b'{"sandboxID":null,"state":null,"envdUrl":null}',
+    "numbers that are none": b'{"sandboxID":"s","cpuCount":NaN,"memoryMB":Infinity,"diskSizeMB":-1e999}',
+    "dates that are none": b'{"sandboxID":"s","endAt":"9999-99-99","startedAt":1e308}',
+    "URL that is none": b'{"sandboxID":"s","envdUrl":"https://[bad","envdAccessToken":"%s"}' % (b"t" * 40),
+    "URL with a port that is none": b'{"sandboxID":"s","envdUrl":"http://h:99999/x","envdAccessToken":"%s"}'
+    % (b"t" * 40),
+    "URL with a line in it": b'{"sandboxID":"s","envdUrl":"http://127.0.0.1/\\n","envdAccessToken":"%s"}' % (b"t" * 40),
+    "lone surrogate": b'{"sandboxID":"\\ud800","state":"\\udfff"}',
+    "twice the same key": b'{"sandboxID":"a","sandboxID":5}',
+    "newline in an id": b'{"sandboxID":"a\\r\\nX-Evil: 1"}',
+    "slash in an id": b'{"sandboxID":"../../admin"}',
+}
+MUST_FAIL = ("nothing", "null", "other type", "number", "not UTF-8", "nested arrays", "nested objects", "huge number")
+
+
+@pytest.mark.parametrize("name", BODIES)
+async def test_a_body_that_makes_no_sense_raises_no_error_but_ours(token: str, name: str) -> None:
+    answer = http(200, BODIES[name], "Content-Type: text/html")
+    answers = {"control plane": answer, "runtime": answer, "process": stream_answer(encode_frame(BODIES[name]))}
+    errors = await outcomes(token, answers)
+    for error in errors.values():
+        assert error is not None or name not in MUST_FAIL
+        assert error is None or (error.__context__, error.__cause__) == (None, None)
+
+
+ENDLESS = {
+    "silence": silence(),
+    "head that drips": endless(OK, b"X: y\r\n", pause_s=0.01),
+    "answers before the answer": endless(b"", b"HTTP/1.1 103 Early Hints\r\n\r\n" * 100),
+    "body that drips": endless(OK + b"Content-Length: 1000000\r\n\r\n", b" ", pause_s=0.01),
+    "body in tiny chunks": endless(CHUNKED, b"1\r\n \r\n" * 100, pause_s=0.001),
+    "chunk extension without end": endless(CHUNKED, b"1;" + b"a" * 100, pause_s=0.01),
+}
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+@pytest.mark.parametrize("name", ENDLESS)
+async def test_an_answer_without_end_ends_at_the_one_deadline(token: str, name: str, method: str) -> None:
+    async with hostile_server(ENDLESS[name]) as server:
+        transport = Transport(server.base_url, {"X-Access-Token": Registry().register("SANDBOX_TOKEN", token)})
+        with pytest.raises(SandboxRequestError) as caught, anyio.fail_after(10):
+            await transport.request(method, "/x", operation="do it", timeout_s=0.2)
+        await transport.aclose()
+        assert len(server.requests) == 1
+    if name != "chunk extension without end":  # which is refused when it is too long, or at the deadline
+        assert isinstance(caught.value, SandboxTimeoutError)
+    assert caught.value.maybe_done == (method == "POST")
+
+
+@pytest.mark.parametrize("name", ["silence", "head that drips", "answers before the answer"])
+async def test_a_stream_of_which_the_head_never_comes_is_given_up(token: str, name: str) -> None:
+    async with hostile_server(ENDLESS[name]) as server:
+        transport = Transport(server.base_url, {"X-Access-Token": Registry().register("SANDBOX_TOKEN", token)})
+        with pytest.raises(SandboxTimeoutError), anyio.fail_after(10):
+            await transport.stream("POST", "/x", operation="do it", idle_timeout_s=0.2)
+        await transport.aclose()
+
+
+STREAM_HEAD = OK + b"Content-Type: application/connect+json\r\n\r\n"
+
+
+LONG_FRAME = struct.pack(">BI", 0, 3_000_000)
+
+
+async def test_a_process_stream_without_end_ends_at_the_deadline_in_bounded_memory(token: str) -> None:
+    answers = [
+        silence(),
+        endless(STREAM_HEAD + STARTED, encode_frame(b"") * 1000, pause_s=0.001),
+        endless(STREAM_HEAD + STARTED, encode_json_frame({"event": {"keepalive": {}}}) * 100, pause_s=0.001),
+        endless(STREAM_HEAD + STARTED, encode_json_frame({"event": {"new": {}}}) * 100, pause_s=0.001),
+        endless(STREAM_HEAD + STARTED, OUTPUT * 100, pause_s=0.001),
+        endless(STREAM_HEAD + STARTED + LONG_FRAME, b"x", pause_s=0.001),
+    ]
+    before = _resident_bytes()
+
+    async def run(answer: Answer) -> None:
+        async with hostile_server(answer, http(500)) as server, runtime_at(server.base_url, token) as runtime:
+            result = await runtime.exec("true", timeout_s=0.3, on_output=ignore_output)
+        assert (result.timed_out, result.kill_outcome) == (True, "kill_unconfirmed")
+
+    with anyio.fail_after(30):
+        async with anyio.create_task_group() as tasks:
+            for answer in answers:
+                tasks.start_soon(run, answer)
+    assert _resident_bytes() - before < 64 * 1024 * 1024
+
+
 @pytest.mark.parametrize(
-    "answer",
+    "frames",
     [
-        pytest.param(raw(b""), id="closed"),
-        pytest.param(raw(b"\x00\xff garbage\r\n\r\n"), id="not HTTP"),
-        pytest.param(raw(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nabc"), id="body cut off"),
-        pytest.param(raw(b"HTTP/1.1 200 OK\r\n" + b"X: " + b"a" * 200_000 + b"\r\n\r\n"), id="huge header"),
-        pytest.param(http(200, b"\x1f\x8b...", "Content-Encoding: gzip"), id="compressed"),
-        pytest.param(http(204), id="empty success"),
-        pytest.param(http(500, b"<html>"), id="HTML error"),
-        pytest.param(http(101, b"", "Upgrade: x"), id="switching protocols"),
+        pytest.param([STARTED, ENDED, ENDED, END], id="two ends"),
+        pytest.param([STARTED, ENDED, END, OUTPUT], id="output after the end"),
+        pytest.param([STARTED, ENDED, struct.pack(">BI", 9, 0xFFFFFFFF)], id="nonsense after the end"),
+        pytest.param([STARTED, STARTED, ENDED], id="two starts"),
     ],
 )
-async def test_an_answer_that_makes_no_sense_is_a_typed_error_without_the_token(token: str, answer: Answer) -> None:
-    error = await exec_error(token, answer)
-    assert isinstance(error, SandboxRequestError)
-    assert error.__context__ is None
-    assert error.__cause__ is None
-    assert token not in everything_about(error)
-
-
-async def test_silence_ends_at_the_deadline_and_says_that_the_kill_is_unconfirmed(token: str) -> None:
-    async with hostile_server(silence()) as server, runtime_at(server.base_url, token) as runtime:
-        with anyio.fail_after(10):
-            result = await runtime.exec("true", timeout_s=0.2, on_output=ignore_output)
-    assert (result.timed_out, result.kill_outcome) == (True, "kill_unconfirmed")
-
-
-async def test_an_answer_that_drips_ends_at_the_deadline(token: str) -> None:
-    async def drip(request: object, stream: anyio.abc.ByteStream) -> None:
-        await stream.send(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n")
-        while True:
-            await stream.send(b" ")
-            await anyio.sleep(0.01)
-
-    transport_token = Registry().register("SANDBOX_TOKEN", token)
-    async with hostile_server(drip) as server:
-        transport = Transport(server.base_url, {"X-Access-Token": transport_token})
-        with pytest.raises(SandboxTimeoutError), anyio.fail_after(5):
-            await transport.request("GET", "/x", operation="read", timeout_s=0.3)
-        await transport.aclose()
+async def test_what_follows_the_end_of_a_process_changes_nothing(token: str, frames: list[bytes]) -> None:
+    async with hostile_server(stream_answer(*frames)) as server, runtime_at(server.base_url, token) as runtime:
+        assert (await runtime.exec("true", timeout_s=5, on_output=ignore_output)).exit_code == 0
 
 
 async def test_a_body_over_the_cap_is_refused_by_its_announced_length(token: str) -> None:
@@ -202,12 +372,8 @@ async def test_a_body_over_the_cap_is_refused_by_its_announced_length(token: str
 
 
 async def test_a_body_over_the_cap_is_refused_when_it_did_not_announce_its_length(token: str) -> None:
-    async def endless(request: object, stream: anyio.abc.ByteStream) -> None:
-        await stream.send(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n")
-        while True:
-            await stream.send(b"[" * 65536)
-
-    async with hostile_server(endless) as server, runtime_at(server.base_url, token) as runtime:
+    answer = endless(OK + b"Connection: close\r\n\r\n", b"[" * 65536)
+    async with hostile_server(answer) as server, runtime_at(server.base_url, token) as runtime:
         with pytest.raises(SandboxProtocolError, match="longer than"), anyio.fail_after(20):
             await runtime.listening_ports()
 
@@ -304,9 +470,14 @@ async def test_a_sandbox_that_is_not_ready_yet_is_waited_for(token: str) -> None
     assert info.state == "running"
 
 
+def _resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
 def everything_about(error: BaseException) -> str:
     """What a log, a debugger or a pickle of the error could show."""
-    parts = [repr(error), str(error), repr(vars(error)), "".join(traceback.format_exception(error))]
+    with_locals = traceback.TracebackException.from_exception(error)
+    parts = [repr(error), str(error), repr(vars(error)), "".join(with_locals.format())]
     seen: list[BaseException | None] = [error]
     while (error_or_none := seen[-1]) is not None:
         parts.append(repr(error_or_none.args))
