@@ -55,6 +55,7 @@ class SandboxSource:
         where: For people; no secret.
         base_url: API root; None: the local service, started when it is first needed.
         min_isolation: The least that the local service may give a sandbox.
+        adopt: Whether a call may name a sandbox of the account that was not created here.
     """
 
     where: str
@@ -62,6 +63,7 @@ class SandboxSource:
     base_url: str | None = None
     api_key: Secret | None = None
     min_isolation: MinIsolation = "namespaces"
+    adopt: bool = True
 
 
 def open_source(
@@ -233,6 +235,8 @@ class Sandboxes:
             creation.done.set()
 
     async def _adopted(self, sandbox_id: str) -> _Held:
+        if not self._source.adopt:
+            raise _unknown(self._held)
         async with self._adopting:
             if sandbox_id in self._held:
                 return self._held[sandbox_id]

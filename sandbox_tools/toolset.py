@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol
 
 from pydantic import ValidationError
@@ -96,6 +96,7 @@ class Toolset:
         internet: bool = False,
         max_output_chars: int = DEFAULT_MAX_CHARS,
         min_isolation: str | None = None,
+        adopt: bool = True,
         on_notice: Callable[[str], None] | None = None,
     ) -> AsyncIterator[Toolset]:
         """Open a toolset; leaving it deletes the sandboxes that it created.
@@ -112,6 +113,7 @@ class Toolset:
             max_output_chars: Characters of text in one result, at most.
             min_isolation: The least that a sandbox on this machine must have, `namespaces` or the weaker `landlock`;
                 default `SANDBOX_TOOLS_MIN_ISOLATION`, else `namespaces`.
+            adopt: Let a call name, with `sandbox_id`, a sandbox of the account that this toolset did not create.
             on_notice: Told where the tools run; default: the log, at INFO.
 
         Raises:
@@ -121,6 +123,7 @@ class Toolset:
             raise ConfigurationError(f"max_output_chars must be at least {MIN_OUTPUT_CHARS}.")
         registry = default_registry()
         source = open_source(base_url=base_url, api_key=api_key, registry=registry, min_isolation=min_isolation)
+        source = replace(source, adopt=adopt)
         (on_notice or _LOG.info)(f"The tools run in {source.where}.")
         async with Sandboxes.open(
             source, template=template, ttl_s=ttl_s, internet=internet, on_notice=on_notice or _LOG.info

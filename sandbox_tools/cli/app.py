@@ -36,6 +36,35 @@ def mcp(internet: _Internet = False, min_isolation: _MinIsolation = None) -> Non
 
 
 @app.command()
+def mcp_http(
+    *,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; anything but loopback needs a TLS proxy.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="0 takes a free one.")] = 8931,
+    tokens_file: Annotated[
+        Path | None, typer.Option(help="Who may call, one `name token` a line; default: one new token, in a file.")
+    ] = None,
+    allowed_host: Annotated[
+        list[str] | None, typer.Option(help="Host header to accept, such as the name of a TLS proxy. Repeatable.")
+    ] = None,
+    internet: _Internet = False,
+    min_isolation: _MinIsolation = None,
+) -> None:
+    """Serve the tools over MCP on HTTP, to several callers with sandboxes of their own."""
+    from sandbox_tools.cli.mcp_http import run_mcp_http  # noqa: PLC0415 - heavy, only for this command
+
+    run_mcp_http(
+        host=host,
+        port=port,
+        tokens_file=tokens_file,
+        allowed_hosts=tuple(allowed_host or ()),
+        internet=internet,
+        min_isolation=min_isolation,
+    )
+
+
+@app.command()
 def local(
     port: Annotated[int, typer.Option(help="Port on 127.0.0.1; 0 takes a free one.")] = 0,
     api_key_file: Annotated[

@@ -20,7 +20,7 @@ from mcp.shared.message import SessionMessage
 from sandbox_tools.adapters.mcp.guard import RedactedWriteStream
 from sandbox_tools.adapters.mcp.server import create_server
 from sandbox_tools.errors import SandboxToolsError
-from sandbox_tools.redaction import RedactingFormatter
+from sandbox_tools.redaction import RedactingFormatter, Redactor
 from sandbox_tools.toolset import Toolset
 
 EXIT_S: Final = 1.9
@@ -50,7 +50,7 @@ async def serve_stdio(open_toolset: Callable[[], AbstractAsyncContextManager[Too
         stdin_ended, status = False, 1
         try:
             async with open_toolset() as toolset:
-                _log_to_stderr(toolset)
+                log_to_stderr(toolset.redactor)
                 _logger.info("the tools run in %s", toolset.where)
                 stdin_ended = await _serve(toolset, read, RedactedWriteStream(write, toolset.redactor))
             status = 0
@@ -68,10 +68,10 @@ def main(*, internet: bool = False, min_isolation: str | None = None) -> None:
     anyio.run(serve_stdio, partial(Toolset.open, internet=internet, min_isolation=min_isolation))
 
 
-def _log_to_stderr(toolset: Toolset) -> None:
+def log_to_stderr(redactor: Redactor) -> None:
     """Make stderr the only place of logs, redacted. The process is ours, so the root logger is too."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(RedactingFormatter(logging.Formatter("sandbox-tools: %(message)s"), toolset.redactor))
+    handler.setFormatter(RedactingFormatter(logging.Formatter("sandbox-tools: %(message)s"), redactor))
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
     logging.getLogger("sandbox_tools").setLevel(logging.INFO)
 

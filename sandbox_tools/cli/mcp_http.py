@@ -1,0 +1,75 @@
+"""`sandbox-tools mcp-http`: the tools for several callers, over Streamable HTTP."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from functools import partial
+from pathlib import Path
+
+import anyio
+import typer
+
+from sandbox_tools.adapters.mcp.http import Caller, read_callers, serve_http
+from sandbox_tools.adapters.mcp.stdio import log_to_stderr
+from sandbox_tools.cli.secret_files import new_secret_file
+from sandbox_tools.errors import SandboxToolsError
+from sandbox_tools.redaction import Redactor, default_registry
+from sandbox_tools.toolset import Toolset
+
+
+def run_mcp_http(
+    *,
+    host: str,
+    port: int,
+    tokens_file: Path | None,
+    allowed_hosts: tuple[str, ...],
+    internet: bool,
+    min_isolation: str | None,
+) -> None:
+    """Serve until SIGTERM or SIGINT."""
+    log_to_stderr(Redactor(default_registry()))
+    # A caller uses the sandboxes that it made, and no others of the account.
+    open_toolset = partial(Toolset.open, internet=internet, min_isolation=min_isolation, adopt=False)
+    try:
+        anyio.run(_serve, host, port, _callers(tokens_file), allowed_hosts, open_toolset)
+    except (SandboxToolsError, OSError) as error:
+        raise typer.BadParameter(str(error)) from None
+
+
+def _callers(tokens_file: Path | None) -> tuple[Caller, ...]:
+    if tokens_file is not None:
+        return read_callers(tokens_file.read_text(encoding="utf-8"), default_registry())
+    file, token = new_secret_file("mcp-token")
+    print(f"The token is in {file}: clients send `Authorization: Bearer TOKEN`.", file=sys.stderr)  # noqa: T201
+    return read_callers(f"default {token}", default_registry())
+
+
+async def _serve(
+    host: str,
+    port: int,
+    callers: tuple[Caller, ...],
+    allowed_hosts: tuple[str, ...],
+    open_toolset: Callable[[], AbstractAsyncContextManager[Toolset]],
+) -> None:
+    stop = anyio.Event()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(_stop_on_signal, stop)
+        await serve_http(
+            open_toolset,
+            callers,
+            host=host,
+            port=port,
+            allowed_hosts=allowed_hosts,
+            on_ready=lambda url: print(url, flush=True),  # noqa: T201
+            stop=stop,
+        )
+        tasks.cancel_scope.cancel()
+
+
+async def _stop_on_signal(stop: anyio.Event) -> None:
+    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async for _ in signals:
+            stop.set()
