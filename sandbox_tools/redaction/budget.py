@@ -10,7 +10,7 @@ MAX_HITS: Final = 2000
 
 BASE_S: Final = 0.25
 PER_BYTE_S: Final = 100e-9
-PER_FEED_S: Final = 100e-6
+PER_FEED_S: Final = 300e-6
 """Processor time that an output may take, and more for each byte and each piece of it. Clean text takes about a tenth:
 a slower machine must not withhold it, and a hostile sandbox must not occupy this process for long."""
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import base64
+import html
 import json
 import math
+import quopri
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -12,12 +13,21 @@ from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import quote, quote_plus
 
+from sandbox_tools.redaction.spellings import base64_forms, hex_forms, spellings_of, twice_in_lines
+
 STRONG_CHARS: Final = 16
 STRONG_BITS: Final = 56.0
 """A value with less is only redacted as a whole: pieces of it would match ordinary text, and would answer guesses."""
 
+SLICE_CHARS: Final = 64
+"""A longer value is looked for in slices where it is encoded in a rare way: nothing that is found is long."""
+
+_OVERLAP_CHARS: Final = 4
+"""By how much slices overlap, so that those of one value share a placeholder."""
+
 _SECRET_PART: Final = re.compile(
     r"eyJ[\w-]+\.(.+)"  # a JWT behind its header, which is the same in many
+    r"|-----BEGIN [A-Z0-9 ]+-----\s+(.+?)\s+-----END [A-Z0-9 ]+-----"  # a PEM block within its armour
     r"|[a-z][a-z0-9+.-]*://(?:[^/:@]*:)?([^/]+)@.*"  # the password in a URL, whose host is no secret
     r"|[a-z][a-z0-9+.-]*://[^/]*/(.+)",  # the path of a URL without one
     re.IGNORECASE | re.DOTALL,
@@ -32,20 +42,34 @@ class Forms:
     Attributes:
         whole: Redacted where they are complete.
         fragments: Redacted wherever enough consecutive bytes of one appear. Empty for a value that is not strong.
+        spread: Redacted where they are complete, also with other characters in between. Likewise empty.
     """
 
     whole: frozenset[bytes] = field(repr=False)
     fragments: frozenset[bytes] = field(repr=False)
+    spread: frozenset[bytes] = field(repr=False)
 
 
 def forms_of(value: str) -> Forms:
     """Return every form in which `value` is recognised."""
-    escaped = {text.encode() for text in (*_percent_forms(value), *_json_forms(value))}
+    escapes = (_percent_forms, _json_forms, _markup_forms, _source_forms)
+    escaped = {text.encode() for escape in escapes for text in escape(value)}
     part = _secret_part(value)
+    is_strong = _is_strong(part)
+    slices = (piece for line in part.splitlines() for piece in _slices(line) if _is_strong(piece))
+    rare = {form for piece in slices for form in spellings_of(piece)}
     return Forms(
         whole=frozenset(escaped | _dense_forms(value)),
-        fragments=frozenset(_dense_forms(part) if _is_strong(part) else ()),
+        fragments=frozenset(_dense_forms(part) if is_strong else ()),
+        spread=frozenset(rare.union(twice_in_lines(value)) if is_strong else ()),
     )
+
+
+def _slices(line: str) -> Iterator[str]:
+    count = -(-len(line) // SLICE_CHARS)
+    for number in range(count):
+        start, end = len(line) * number // count, len(line) * (number + 1) // count
+        yield line[max(0, start - _OVERLAP_CHARS) : end]
 
 
 def _secret_part(value: str) -> str:
@@ -60,7 +84,7 @@ def _is_strong(text: str) -> bool:
 def _dense_forms(text: str) -> set[bytes]:
     """Return the forms of which a piece is worth as much as a piece of the text itself."""
     raw = text.encode()
-    return {raw, *_base64_forms(raw), *_hex_forms(raw)}
+    return {raw, *base64_forms(raw), *hex_forms(raw)}
 
 
 def _shannon_bits(text: str) -> float:
@@ -68,27 +92,11 @@ def _shannon_bits(text: str) -> float:
     return -sum(count * math.log2(count / size) for count in Counter(text).values())
 
 
-def _hex_forms(raw: bytes) -> Iterator[bytes]:
-    yield raw.hex().encode()
-    yield raw.hex().upper().encode()
-
-
-def _base64_forms(raw: bytes) -> Iterator[bytes]:
-    """Yield what base64 of any text around `raw` contains: three alignments, and only the characters that `raw`
-    alone decides; the one at either end may mix in bits of a neighbour.
-    """
-    for before in range(3):
-        first = -(-8 * before // 6)
-        end = 8 * (before + len(raw)) // 6
-        padded = bytes(before) + raw
-        yield base64.standard_b64encode(padded)[first:end]
-        yield base64.urlsafe_b64encode(padded)[first:end]
-
-
 def _percent_forms(value: str) -> Iterator[str]:
     for escaped in (quote(value, safe=""), quote(value), quote_plus(value)):
         yield escaped
         yield re.sub(r"%[0-9A-F]{2}", lambda match: match[0].lower(), escaped)
+    yield quote(quote(value, safe=""), safe="")
     every_byte = "".join(f"%{byte:02X}" for byte in value.encode())
     yield every_byte
     yield every_byte.lower()
@@ -105,3 +113,21 @@ def _json_forms(value: str) -> Iterator[str]:
 
 def _json_inside(text: str, *, ensure_ascii: bool) -> str:
     return json.dumps(text, ensure_ascii=ensure_ascii)[1:-1]
+
+
+def _markup_forms(value: str) -> Iterator[str]:
+    """Yield the inside of HTML and XML, and of a quoted-printable mail."""
+    yield html.escape(value)
+    yield html.escape(value).replace("&#x27;", "&#39;")
+    yield html.escape(value).replace("&#x27;", "&apos;")
+    yield html.escape(value, quote=False)
+    yield quopri.encodestring(value.encode()).decode().replace("=\n", "")
+
+
+def _source_forms(value: str) -> Iterator[str]:
+    """Yield the inside of Python literals and of words in a shell."""
+    yield repr(value)[1:-1]
+    yield repr(value.encode())[2:-1]
+    yield value.replace("'", "'\\''")
+    yield value.replace("'", "'\"'\"'")
+    yield re.sub(r"([^\w@%+=:,./-])", r"\\\1", value)

@@ -10,12 +10,18 @@ from __future__ import annotations
 
 import struct
 import sys
+from array import array
+from collections.abc import Iterable
 from typing import Final, Literal, NamedTuple
 
 from sandbox_tools.redaction.secret import Opaque
 
 _BLOCK_WORDS: Final = 512
 """How much is looked at word by word when something is in it."""
+
+_NEAR_SIZE: Final = 1_048_573
+"""Entries of the table of words: a prime, so that every byte of a word counts. More words than this still work, but
+more is held back."""
 
 _WORD_CODES: Final[dict[int, Literal["I", "Q"]]] = {4: "I", 8: "Q"}
 
@@ -33,12 +39,14 @@ class _Pattern(NamedTuple):
 class Matcher(Opaque):
     """A set of patterns. Immutable once it is in use.
 
+    Patterns are added to a small one for each value; one that is searched with includes many of those.
+
     Attributes:
         anchor_size: `word + step`, the size in bytes of the shortest pattern that it can hold and of a fragment.
         longest: Size of the longest pattern in bytes, 0 without patterns.
     """
 
-    __slots__ = ("_anchored", "_fragments", "_inner", "_seeds", "_step", "_word", "anchor_size", "longest")
+    __slots__ = ("_anchored", "_fragments", "_near", "_seeds", "_step", "_table", "_word", "anchor_size", "longest")
 
     def __init__(self, *, word: int, step: int) -> None:
         self._word = word
@@ -51,8 +59,10 @@ class Matcher(Opaque):
         """Other patterns by the bytes at their anchor."""
         self._seeds: set[int] = set()
         """The words that may be the first to be read in a fragment or an anchor."""
-        self._inner: set[int] = set()
-        """All other words of patterns: what ends with one may be the start of a pattern."""
+        self._near = array("I")
+        """Places in the table of the words that were added here."""
+        self._table = b""
+        """1 at the place of each word that was included: what ends with one may be the start of a pattern."""
 
     def add(self, form: bytes, name: str) -> None:
         """Look for `form` as a whole. Only while nobody else uses this matcher."""
@@ -61,14 +71,16 @@ class Matcher(Opaque):
         key = form[anchor : anchor + self.anchor_size]
         self._anchored[key] = (*self._anchored.get(key, ()), _Pattern(form, anchor, name))
         self._seeds |= self._words(key)
-        self._inner |= self._words(form)
+        self._mark(self._words(form))
         self.longest = max(self.longest, len(form))
 
     def add_fragments(self, form: bytes, name: str) -> None:
         """Look for every piece of `form` that has the anchor size. Only while nobody else uses this matcher."""
         size = self.anchor_size
         self._fragments |= {form[at : at + size]: name for at in range(len(form) - size + 1)}
-        self._seeds |= self._words(form)
+        words = self._words(form)
+        self._seeds |= words
+        self._mark(words)
         self.longest = max(self.longest, size)
 
     def include(self, other: Matcher) -> None:
@@ -78,8 +90,9 @@ class Matcher(Opaque):
         self._anchored |= other._anchored | clashes
         self._fragments |= other._fragments
         self._seeds |= other._seeds
-        self._inner |= other._inner
         self.longest = max(self.longest, other.longest)
+        if other.longest:
+            self._table = _with_places(_either(self._table, other._table), other._near)
 
     def find(self, data: bytes) -> list[Match]:
         """Return every pattern that is complete in `data`, in no particular order."""
@@ -119,8 +132,10 @@ class Matcher(Opaque):
                     found.append((start - anchor, -len(form), name))
 
     def _is_inside(self, word: bytes) -> bool:
-        value = int.from_bytes(word, sys.byteorder)
-        return value in self._seeds or value in self._inner
+        return bool(self._table[int.from_bytes(word, sys.byteorder) % _NEAR_SIZE])
+
+    def _mark(self, words: Iterable[int]) -> None:
+        self._near.extend(word % _NEAR_SIZE for word in words)
 
     def _words(self, form: bytes) -> set[int]:
         """Return the words of `form` at every address, aligned or not."""
@@ -129,3 +144,15 @@ class Matcher(Opaque):
         return {
             word for shift, count in enumerate(counts) for word in struct.unpack_from(f"{count}{code}", form, shift)
         }
+
+
+def _either(table: bytes, other: bytes) -> bytes:
+    both = int.from_bytes(table, "little") | int.from_bytes(other, "little")
+    return both.to_bytes(_NEAR_SIZE, "little")
+
+
+def _with_places(table: bytes, places: Iterable[int]) -> bytes:
+    marked = bytearray(table)
+    for place in places:
+        marked[place] = 1
+    return bytes(marked)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
+from sandbox_tools.redaction.folded import folded, is_plain, size_with_code
 from sandbox_tools.redaction.forms import forms_of
 from sandbox_tools.redaction.matcher import Match, Matcher
 from sandbox_tools.redaction.secret import Opaque
@@ -54,7 +55,14 @@ class Patterns(Opaque):
 
     def pending(self, data: bytes) -> int:
         """Return a size: no match that begins before the last so many bytes of `data` can end after them."""
-        return max(self._long.pending(data), self._short.pending(data), self._pending_squeezed(data))
+        size = max(self._long.pending(data), self._short.pending(data), self._pending_squeezed(data))
+        return size_with_code(data, size) if size else 0
+
+    @property
+    def longest_match(self) -> int:
+        """The most bytes that one match covers."""
+        spread = SPREAD_BYTES if self._squeezed.longest or self._squeezed_short.longest else 0
+        return max(self._long.longest, self._short.longest, spread)
 
     def _matchers(self) -> tuple[Matcher, ...]:
         return self._long, self._short, self._squeezed, self._squeezed_short
@@ -66,6 +74,15 @@ class Patterns(Opaque):
         for form in forms.fragments:
             self._long.add_fragments(form, name)
             self._add_squeezed(squeeze(form), name)
+        for form in forms.spread:
+            self._add_spread(form, name)
+
+    def _add_spread(self, form: bytes, name: str) -> None:
+        joined = squeeze(form)
+        if in_squeezed := len(joined) >= self._squeezed.anchor_size:
+            self._squeezed.add(joined, name)
+        if len(form) >= self._long.anchor_size and not (in_squeezed and joined == form):
+            self._long.add(form, name)
 
     def _add_squeezed(self, form: bytes, name: str) -> None:
         if len(form) >= self._squeezed.anchor_size:
@@ -76,20 +93,31 @@ class Patterns(Opaque):
     def _find_squeezed(self, data: bytes) -> list[Match]:
         if not self._squeezed.longest and not self._squeezed_short.longest:
             return []
-        squeezed = squeeze(data)
+        views = {data} if is_plain(data) else {data, folded(data)}
+        return [match for view in views for match in self._find_in_view(view)]
+
+    def _find_in_view(self, view: bytes) -> list[Match]:
+        squeezed = squeeze(view)
         matches = self._squeezed.find(squeezed) + self._squeezed_short.find(squeezed)
         if not matches:
             return []
-        places = Places(data)
+        places = Places(view)
         return [match for match in map(places.of, matches) if -match[1] <= SPREAD_BYTES]
 
     def _pending_squeezed(self, data: bytes) -> int:
         if not self._squeezed.longest and not self._squeezed_short.longest:
             return 0
-        recent = data[-_RECENT_BYTES:]  # nearly always enough to see where what is pending begins
+        recent = data[-SPREAD_BYTES:]
+        if is_plain(recent):
+            return self._pending_in_view(recent)
+        views = (recent, folded(recent), folded(recent, is_open=True))
+        return max(map(self._pending_in_view, views))
+
+    def _pending_in_view(self, view: bytes) -> int:
+        recent = view[-_RECENT_BYTES:]  # nearly always enough to see where what is pending begins
         pending, all_of_it = self._pending_in(recent)
         if all_of_it:
-            recent = data[-SPREAD_BYTES:]
+            recent = view
             pending, _ = self._pending_in(recent)
         return size_of_last(pending, recent)
 

@@ -8,10 +8,15 @@ from __future__ import annotations
 
 import base64
 import binascii
+import codecs
+import html
 import json
+import quopri
 import random
 import re
+import shlex
 import string
+import unicodedata
 from collections.abc import Callable, Iterator
 from urllib.parse import quote, quote_plus, unquote_to_bytes
 
@@ -88,6 +93,77 @@ SPREAD_ENCODINGS: dict[str, Callable[[str], bytes]] = {
 }
 
 
+RARE_ENCODINGS: dict[str, Callable[[str], bytes]] = {
+    "html": lambda value: html.escape(value).encode(),
+    "html_decimal": lambda value: "".join(f"&#{ord(char)};" for char in value).encode(),
+    "html_hex": lambda value: "".join(f"&#x{ord(char):x};" for char in value).encode(),
+    "html_hex_upper": lambda value: "".join(f"&#x{ord(char):X};" for char in value).encode(),
+    "quoted_printable": lambda value: quopri.encodestring(value.encode()),
+    "quoted_printable_all": lambda value: "".join(f"={byte:02X}" for byte in value.encode()).encode(),
+    "repr": lambda value: repr(value).encode(),
+    "repr_bytes": lambda value: repr(value.encode()).encode(),
+    "shell": lambda value: shlex.quote(value).encode(),
+    "shell_words": lambda value: value.replace("'", "'\\''").encode(),
+    "percent_twice": lambda value: quote(quote(value, safe=""), safe="").encode(),
+    "backslash_x": lambda value: "".join(f"\\x{byte:02x}" for byte in value.encode()).encode(),
+    "backslash_x_upper": lambda value: "".join(f"\\x{byte:02X}" for byte in value.encode()).encode(),
+    "backslash_u": lambda value: "".join(f"\\u{ord(char):04x}" for char in value).encode(),
+    "backslash_u_upper": lambda value: "".join(f"\\u{ord(char):04X}" for char in value).encode(),
+    "backslash_u_braces": lambda value: "".join(f"\\u{{{ord(char):x}}}" for char in value).encode(),
+    "backslash_long_u": lambda value: "".join(f"\\U{ord(char):08x}" for char in value).encode(),
+    "octal": lambda value: "".join(f"\\{byte:03o}" for byte in value.encode()).encode(),
+    "octal_list": lambda value: " ".join(f"{byte:o}" for byte in value.encode()).encode(),
+    "decimal_list": lambda value: str([*value.encode()]).encode(),
+    "hex_list": lambda value: str([*map(hex, value.encode())]).encode(),
+    "bits": lambda value: " ".join(f"{byte:08b}" for byte in value.encode()).encode(),
+    "base85": lambda value: base64.b85encode(value.encode()),
+    "ascii85": lambda value: base64.a85encode(value.encode()),
+    "reversed": lambda value: value[::-1].encode(),
+    "rot13": lambda value: codecs.encode(value, "rot13").encode(),
+    "upper": lambda value: value.upper().encode(),
+    "lower": lambda value: value.lower().encode(),
+    "swapcase": lambda value: value.swapcase().encode(),
+    "base64_reversed": lambda value: base64.b64encode(value[::-1].encode()),
+    "reversed_base64": lambda value: base64.b64encode(value.encode())[::-1],
+    "hex_reversed": lambda value: value[::-1].encode().hex().encode(),
+    "reversed_hex": lambda value: value.encode().hex()[::-1].encode(),
+    "base64_lines_twice": lambda value: base64.encodebytes(base64.encodebytes(value.encode())),
+    "utf32": lambda value: value.encode("utf-32-le"),
+}
+"""Of these a strong value is found only as a whole."""
+
+RARE_INNER_ENCODINGS: dict[str, Callable[[bytes], bytes]] = {
+    "base32": base64.b32encode,
+    "base32_lower": lambda data: base64.b32encode(data).lower(),
+    "base32hex": lambda data: base64.b32encode(data).translate(_TO_BASE32_HEX),
+    "base64_twice": lambda data: base64.b64encode(base64.b64encode(data)),
+    "base64_of_hex": lambda data: base64.b64encode(data.hex().encode()),
+    "hex_of_base64": lambda data: base64.b64encode(data).hex().encode(),
+}
+
+LOOKS: dict[str, Callable[[str], str]] = {
+    "colours": lambda value: "\x1b[1;31m".join(value) + "\x1b[0m",
+    "colour_words": lambda value: "\x1b(B\x1b[m".join(value[at : at + 5] for at in range(0, len(value), 5)),
+    "zero_width": "\u200b".join,
+    "soft_hyphens": "\u00ad".join,
+    "full_width": lambda value: "".join(chr(ord(char) + 0xFEE0) for char in value),
+    "mathematical": lambda value: "".join(map(_bold, value)),
+    "full_width_colours": lambda value: "\x1b[38;5;196m".join(chr(ord(char) + 0xFEE0) for char in value),
+}
+"""What only looks different on a screen."""
+
+_BASE32 = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"
+_BASE32_HEX = b"0123456789ABCDEFGHIJKLMNOPQRSTUV"
+_TO_BASE32_HEX = bytes.maketrans(_BASE32, _BASE32_HEX)
+
+
+def _bold(char: str) -> str:
+    alphabet = string.ascii_uppercase + string.ascii_lowercase
+    if char.isdigit():
+        return chr(0x1D7CE + int(char))
+    return chr(0x1D400 + alphabet.index(char)) if char in alphabet else char
+
+
 def _lower_escapes(escaped: str) -> bytes:
     return re.sub("%..", lambda match: match[0].lower(), escaped).encode()
 
@@ -125,6 +201,59 @@ def longest_leak(output: bytes, secret: str) -> int:
     views = [view for decoded in _unescaped(output) for view in (decoded, *_decoded(decoded))]
     plain, joined_up = secret.encode(), squeezed(secret.encode())
     return max(max(_longest_common(plain, view), _longest_common(joined_up, squeezed(view))) for view in views)
+
+
+def shows_rarely_encoded(output: bytes, secret: str, size: int) -> bool:
+    """Whether anybody could get a piece of `size` characters out of `output`, in any case and two encodings deep."""
+    views = {output}
+    for _ in range(2):
+        turned = {turn for view in views for turn in (view, view[::-1], _rot13(view))}
+        views = turned | {
+            text for view in turned for decode in (_plainer, _decoded, _rarely_decoded) for text in decode(view)
+        }
+    lowered = {view.lower() for view in views if len(view) >= size}
+    lowered |= {squeezed(view) for view in lowered}
+    sought = pieces(secret.lower().encode(), size) | pieces(squeezed(secret.lower().encode()), size)
+    return any(piece in view for view in lowered for piece in sought)
+
+
+def _rot13(data: bytes) -> bytes:
+    return codecs.encode(data.decode("latin-1"), "rot13").encode("latin-1")
+
+
+def _plainer(data: bytes) -> Iterator[bytes]:
+    text = data.decode("utf-8", "replace")
+    yield from (_json_unescaped(data), unquote_to_bytes(data), quopri.decodestring(data))
+    yield html.unescape(text).encode()
+    yield unicodedata.normalize("NFKC", re.sub(r"\x1b\[[0-9;]*m|\x1b\(B", "", text)).encode()
+    yield data.replace(b"\\", b"").replace(b"'\"'\"'", b"'").replace(b"''", b"")
+
+
+def _rarely_decoded(data: bytes) -> Iterator[bytes]:
+    for pattern, base in (
+        (rb"\d{1,3}", 10),
+        (rb"[0-7]{2,3}", 8),
+        (rb"[01]{8}", 2),
+        (rb"[xuU]\{?([0-9a-fA-F]{2,8})", 16),
+    ):
+        codes = [int(code, base) for code in re.findall(pattern, data)]
+        yield "".join(chr(code) for code in codes if code < 0x110000).encode("utf-8", "replace")
+        yield bytes(code for code in codes if code < 256)
+    for run in re.findall(rb"[A-Za-z2-7]{16,}", data):
+        yield from (base64.b32decode(_whole(run[phase:].upper() + b"A" * 7, 8)) for phase in range(8))
+    for run in re.findall(rb"[A-Va-v0-9]{16,}", data):
+        runs = (_whole(run[phase:].upper() + b"A" * 7, 8) for phase in range(8))
+        yield from (base64.b32decode(run.translate(bytes.maketrans(_BASE32_HEX, _BASE32))) for run in runs)
+    for decode in (base64.b85decode, base64.a85decode):
+        for run in re.findall(rb"[!-~]{15,}", data):
+            yield from (_try(decode, _whole(run[phase:], 5)) for phase in range(5))
+
+
+def _try(decode: Callable[[bytes], bytes], data: bytes) -> bytes:
+    try:
+        return decode(data)
+    except ValueError:
+        return b""
 
 
 def _unescaped(output: bytes) -> Iterator[bytes]:

@@ -10,11 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sandbox_tools.redaction import WITHHELD, Redactor, Registry, budget
+from sandbox_tools.redaction.folded import folded
 from sandbox_tools.redaction.forms import forms_of
 from sandbox_tools.redaction.patterns import SPREAD_BYTES, Patterns
 from tests.unit.redaction_cases import (
     ENCODINGS,
     INNER_ENCODINGS,
+    LOOKS,
+    RARE_ENCODINGS,
+    RARE_INNER_ENCODINGS,
     SECRETS,
     SPREAD_ENCODINGS,
     SPREADABLE,
@@ -23,6 +27,7 @@ from tests.unit.redaction_cases import (
     protected_part,
     redact_in_pieces,
     registry_of,
+    shows_rarely_encoded,
     squeezed,
 )
 
@@ -47,12 +52,30 @@ spread = st.builds(
     st.sampled_from(SPREADABLE),
     st.sampled_from([*SPREAD_ENCODINGS.values()]),
 )
-outputs = st.lists(noise | decoys | repeats | outer | inner | spread, max_size=6).map(b"".join)
+rare = st.builds(
+    lambda name, encode: encode(SECRETS[name]), st.sampled_from(SPREADABLE), st.sampled_from([*RARE_ENCODINGS.values()])
+)
+looks = st.builds(
+    lambda name, look, size: look(SECRETS[name]).encode()[:size],
+    st.sampled_from(SPREADABLE),
+    st.sampled_from([*LOOKS.values()]),
+    st.integers(20, 600),
+)
+codes = st.sampled_from(
+    [b"\x1b", b"\x1b[", b"\x1b[31", b"1m", b"\x1b[0m", b"\x1b(", b"B", "\uff21".encode(), b"\xef\xbc"]
+)
+outputs = st.lists(noise | codes | decoys | repeats | outer | inner | spread | rare | looks, max_size=6).map(b"".join)
 
 
 @settings(max_examples=400, deadline=None)
 @given(outputs, sizes)
 def test_the_result_does_not_depend_on_where_a_stream_is_cut(output: bytes, sizes: list[int]) -> None:
+    assert redact_in_pieces(REDACTOR, output, sizes) == REDACTOR.data(output)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(codes | st.sampled_from([b"ab", b"3", b"0m"]) | looks, max_size=8).map(b"".join), sizes)
+def test_terminal_codes_that_are_cut_change_nothing(output: bytes, sizes: list[int]) -> None:
     assert redact_in_pieces(REDACTOR, output, sizes) == REDACTOR.data(output)
 
 
@@ -71,25 +94,34 @@ def test_a_secret_on_a_seam_of_the_scanner_is_found(at: int) -> None:
     assert REDACTOR.data(output) == b"-" * at + b"[REDACTED:HEX64]" + b"-" * 70_000
 
 
-FRAGMENTS = {form for value in SECRETS.values() for form in forms_of(value).fragments}
+SLOW_NAMES = ("SK", "QUOTES", "SHORT", "SHORT_PLAIN", "STRONG20")
+SLOW_REGISTRY = registry_of(*SLOW_NAMES)
+SLOW_SECRETS = [SECRETS[name] for name in SLOW_NAMES]
+FRAGMENTS = {form for value in SLOW_SECRETS for form in forms_of(value).fragments}
 SLOW_PATTERNS = {piece for form in FRAGMENTS for piece in pieces(form, 16)}
-SLOW_PATTERNS |= {form for value in SECRETS.values() for form in forms_of(value).whole}
+SPREAD = {form for value in SLOW_SECRETS for form in forms_of(value).spread}
+SLOW_PATTERNS |= {form for value in SLOW_SECRETS for form in forms_of(value).whole}
+SLOW_PATTERNS |= {form for form in SPREAD if len(form) >= 16 and form != squeezed(form)}
 SLOW_SQUEEZED = {piece for form in FRAGMENTS for piece in pieces(squeezed(form), 24)}
 SLOW_SQUEEZED |= {squeezed(form) for form in FRAGMENTS if 16 <= len(squeezed(form)) < 24}
+SLOW_SQUEEZED |= {squeezed(form) for form in SPREAD if len(squeezed(form)) >= 24}
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(outputs)
 def test_the_fast_search_finds_what_a_slow_one_finds(output: bytes) -> None:
-    found = {(start, start - size) for start, size, _ in registry_of().patterns().find(output)}
+    found = {(start, start - size) for start, size, _ in SLOW_REGISTRY.patterns().find(output)}
     assert found == _slow_search(output)
 
 
 def _slow_search(output: bytes) -> set[tuple[int, int]]:
+    return _slow_squeezed(output) | _slow_squeezed(folded(output)) | set(_places(SLOW_PATTERNS, output))
+
+
+def _slow_squeezed(output: bytes) -> set[tuple[int, int]]:
     kept = [at for at in range(len(output)) if squeezed(output[at : at + 1])]
     joined = ((kept[start], kept[end - 1] + 1) for start, end in _places(SLOW_SQUEEZED, squeezed(output)))
-    near = {(start, end) for start, end in joined if end - start <= SPREAD_BYTES}
-    return near | set(_places(SLOW_PATTERNS, output))
+    return {(start, end) for start, end in joined if end - start <= SPREAD_BYTES}
 
 
 def _places(patterns: set[bytes], output: bytes) -> Iterator[tuple[int, int]]:
@@ -121,6 +153,35 @@ def test_nothing_is_left_of_a_secret_that_was_encoded_together_with_other_bytes(
 def test_nothing_is_left_of_a_secret_with_separators_in_it(name: str, encoding: str) -> None:
     output = b"- " + SPREAD_ENCODINGS[encoding](SECRETS[name]) + b" -"
     assert longest_leak(REDACTOR.data(output), protected_part(name)) <= TOLERATED_CHARS
+
+
+RARE_FORMS = {
+    **RARE_ENCODINGS,
+    **{name: lambda value, look=look: look(value).encode() for name, look in LOOKS.items()},
+    **{
+        f"{name} after {before} bytes": lambda value, encode=encode, before=before: encode(
+            b"?" * before + value.encode() + b"!"
+        )
+        for name, encode in RARE_INNER_ENCODINGS.items()
+        for before in range(5)
+    },
+}
+
+
+@pytest.mark.parametrize("encoding", sorted(RARE_FORMS))
+def test_nothing_is_left_of_a_strong_secret_in_a_rare_encoding(encoding: str) -> None:
+    for name in ("HEX64", "JWT", "STRONG20"):
+        form = RARE_FORMS[encoding](SECRETS[name])
+        clean = REDACTOR.data(b"- " + form + b" -\n")
+        assert not shows_rarely_encoded(clean, protected_part(name), TOLERATED_CHARS + 1), name
+        for sizes in ([1], [7], [40, 3], [len(form) // 2]):
+            assert redact_in_pieces(REDACTOR, b"- " + form + b" -\n", sizes) == clean
+
+
+@pytest.mark.parametrize("encoding", sorted(RARE_FORMS))
+def test_the_oracle_decodes_every_rare_encoding(encoding: str) -> None:
+    output = b"- " + RARE_FORMS[encoding](SECRETS["STRONG20"]) + b" -\n"
+    assert shows_rarely_encoded(output, SECRETS["STRONG20"], TOLERATED_CHARS + 1)
 
 
 @pytest.mark.parametrize("name", sorted(SECRETS))
