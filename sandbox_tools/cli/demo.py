@@ -27,10 +27,12 @@ from mcp import Client, StdioServerParameters
 from mcp.client.stdio import stdio_client
 from mcp.types import CallToolResult
 from rich.console import Console
+from rich.markup import escape
 from rich.panel import Panel
 from rich.text import Text
 
 from sandbox_tools.client.control import ControlPlane
+from sandbox_tools.local.isolation import MinIsolation, probe
 from sandbox_tools.redaction import Redactor, Registry
 
 PORT: Final = 8000
@@ -76,10 +78,11 @@ def run_demo() -> int:
 
 
 async def _demo(console: Console) -> None:
+    minimum = await _choose_isolation(console)
     registry = Registry()
     key = secrets.token_urlsafe(32)
     api_key = registry.register("SEACLOUD_API_KEY", key)
-    async with _local_service(key) as base_url:
+    async with _local_service(key, minimum) as base_url:
         console.print(f"The local sandbox service runs at {base_url}. It needs no account.")
         control = ControlPlane(base_url, api_key, registry)
         environment = {"SEACLOUD_API_KEY": key, "SEACLOUD_BASE_URL": base_url, "PATH": os.environ.get("PATH", "")}
@@ -100,6 +103,22 @@ async def _demo(console: Console) -> None:
         await control.aclose()
 
 
+async def _choose_isolation(console: Console) -> MinIsolation:
+    """Take the weaker level where the machine denies namespaces, and say so: the demo runs no code but its own."""
+    report = await probe(minimum="namespaces")
+    if report.level != "none":
+        return "namespaces"
+    weaker = await probe(minimum="landlock")
+    if weaker.level == "none":
+        raise DemoError(f"no sandbox can be isolated here: {escape(weaker.reason)}\n{escape(weaker.remedy)}")
+    console.print(
+        "[bold yellow]This machine denies namespaces, so this demo uses the weaker isolation level landlock.[/] Its "
+        "sandbox can see the command lines of your processes and whether a file exists, and has no network at all. "
+        f"Nothing else uses this level unless you ask for it.\n{escape(report.remedy)}"
+    )
+    return "landlock"
+
+
 async def _use_the_tools(session: _Session, control: ControlPlane) -> str:
     session.heading("The tools that an MCP client sees")
     listing = await session.client.list_tools()
@@ -115,15 +134,22 @@ async def _use_the_tools(session: _Session, control: ControlPlane) -> str:
         raise DemoError("the sandbox does not say how it is isolated")
     session.console.print(f"[green]ok[/] Sandbox {sandbox.sandbox_id}; isolation level in force: {isolation.level}.")
     session.heading("A shell")
-    await session.call("exec", {"command": "uname -sm; id -un; pwd"}, expect="/root/workspace")
+    await session.call("exec", {"command": "uname -sm; id -u; pwd"}, expect="/workspace")
     session.heading("Files")
     await session.call("write_file", {"path": "server.py", "content": _SERVER})
     await session.call("read_file", {"path": "/root/workspace/server.py", "limit": 2}, expect="http.server")
     session.heading("A web server, and its preview")
+    if isolation.level == "landlock":
+        session.console.print("Left out: at the isolation level landlock no program can listen.")
+    else:
+        await _preview(session)
+    return sandbox.sandbox_id
+
+
+async def _preview(session: _Session) -> None:
     await session.call("exec", {"command": "python3 server.py", "background": True}, expect="Running in the background")
     preview = await session.call("get_preview_url", {"port": PORT}, expect="/proxy/8000/")
     await _fetch(session.console, str((preview.structured_content or {})["url"]))
-    return sandbox.sandbox_id
 
 
 async def _fetch(console: Console, url: str) -> None:
@@ -198,12 +224,13 @@ class _Session:
 
 
 @asynccontextmanager
-async def _local_service(key: str) -> AsyncIterator[str]:
+async def _local_service(key: str, minimum: MinIsolation) -> AsyncIterator[str]:
     """Start `sandbox-tools local` as a user would, with the key in a file."""
     with tempfile.NamedTemporaryFile("w", prefix="sandbox-tools-key-") as key_file:
         key_file.write(key)
         key_file.flush()
         command = [sys.executable, "-m", "sandbox_tools", "local", "--api-key-file", str(Path(key_file.name))]
+        command += ["--min-isolation", minimum]
         process = await anyio.open_process(command, stderr=None, stdin=subprocess.DEVNULL)
         try:
             yield await _first_line(process)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import platform
 import shutil
 import sys
+from functools import partial
 from importlib.metadata import version
+from typing import Final
 
 import anyio
 from rich.console import Console
@@ -13,9 +15,16 @@ from rich.markup import escape
 from rich.table import Table
 
 from sandbox_tools.errors import SandboxToolsError
-from sandbox_tools.local.isolation import IsolationReport, probe
+from sandbox_tools.local.isolation import MIN_ISOLATION_VARIABLE, IsolationReport, least_isolation, probe
 from sandbox_tools.redaction import default_registry
 from sandbox_tools.sandboxes import open_source
+
+_HARDER: Final = {
+    ("memory", "cpu"): "with control groups (as root, or in `systemd-run --user --scope`)",
+    ("tmp_files", "sysv_shm"): "with the native launcher",
+    ("processes", "tmp_size"): "with namespaces",
+}
+"""What would make a limit hard. Nothing here does so for the disk."""
 
 
 def run_doctor() -> int:
@@ -25,10 +34,20 @@ def run_doctor() -> int:
     console.print(_table(report))
     problem = _source_problem(console)
     if report.level == "none":
-        console.print(f"[red]No local sandbox here:[/] {escape(report.reason)}\n{escape(report.remedy)}")
+        _explain(console, report)
     usable = not problem and (report.level != "none" or _uses_cloud())
     console.print("[green]Ready.[/]" if usable else "[red]Not ready.[/]")
     return 0 if usable else 1
+
+
+def _explain(console: Console, report: IsolationReport) -> None:
+    """Say why there is no local sandbox, what to change, and whether the weaker level would do."""
+    console.print(f"[red]No local sandbox here:[/] {escape(report.reason)}\n{escape(report.remedy)}")
+    if least_isolation() == "namespaces" and anyio.run(partial(probe, minimum="landlock")).level == "landlock":
+        console.print(
+            "The weaker isolation level landlock works here. To accept it: `--min-isolation landlock`, or "
+            f"{MIN_ISOLATION_VARIABLE}=landlock. docs/local-sandbox.md says what it does not protect."
+        )
 
 
 def _with_control_groups(report: IsolationReport) -> IsolationReport:
@@ -48,6 +67,9 @@ def _table(report: IsolationReport) -> Table:
     table.add_row("launcher", report.launcher or "none")
     table.add_row("hard limits", ", ".join(report.hard_limits) or "none")
     table.add_row("soft limits", ", ".join(report.soft_limits) or "none")
+    for limits, what in _HARDER.items():
+        if soft := [name for name in limits if name in report.soft_limits]:
+            table.add_row("", f"[dim]hard {what}: {', '.join(soft)}[/]")
     for program in ("bash", "node"):
         table.add_row(program, "yes" if shutil.which(program) else "no: run_code cannot use it in the local sandbox")
     return table

@@ -112,17 +112,18 @@ def report_to_json(report: IsolationReport) -> dict[str, object]:
     }
 
 
-async def probe(launcher: Launcher | None = None) -> IsolationReport:
+async def probe(launcher: Launcher | None = None, *, minimum: str | None = None) -> IsolationReport:
     """Launch a sandbox with everything that a real one has, look around inside it, and report.
 
     Args:
         launcher: That of a service; None makes one for this test.
+        minimum: The least isolation to try then; see `least_isolation`.
     """
     if sys.platform != "linux":
         return unavailable(f"this system ({sys.platform}) has no Linux namespaces")
     from sandbox_tools.local import selftest  # noqa: PLC0415 - Linux only
 
-    return await selftest.run(launcher)
+    return await selftest.run(launcher, minimum)
 
 
 def remedy() -> str:

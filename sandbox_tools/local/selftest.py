@@ -29,12 +29,12 @@ from sandbox_tools.wire.process import Command, OutputData
 TIMEOUT_S: Final = 20.0
 
 
-async def run(launcher: Launcher | None) -> IsolationReport:
+async def run(launcher: Launcher | None, minimum: str | None) -> IsolationReport:
     """Test this machine; see `isolation.probe`."""
     if launcher is not None:
         return await _choose(launcher)
     try:
-        own = Launcher(host_layout(), kinds=launchers_for())
+        own = Launcher(host_layout(), kinds=launchers_for(minimum))
     except ConfigurationError as error:
         return unavailable(str(error))
     try:

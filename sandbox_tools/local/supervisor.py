@@ -56,6 +56,13 @@ def supervise(
     os._exit(0)
 
 
+def _check_readable(paths: list[str]) -> None:
+    """Say it in words: a Python in a home directory is the usual reason why this level does not work."""
+    for path in paths:
+        if not os.access(path, os.R_OK):
+            raise PermissionError(errno.EACCES, f"{path} must be readable by every user")
+
+
 def _has_ended(pid: int) -> bool:
     """Collect the children that have ended; say whether the agent is one."""
     while (child := os.waitpid(-1, os.WNOHANG)[0]) not in (0, pid):
@@ -106,6 +113,7 @@ def _be_the_agent(
         native.prctl(native.PR_SET_DUMPABLE, 0)
         outcome = lockdown.keep_only(agent_fd, outcome)
         visible = [source for source, _ in layout["binds"]]
+        _check_readable(visible)
         landlock.restrict(read_only=[*visible, "/proc"], read_write=[workspace], devices=(*_DEVICES, *_TERMINALS))
         seccomp.install(code)
     except OSError as error:

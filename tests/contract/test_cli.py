@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import stat
 import subprocess
@@ -125,6 +126,9 @@ def test_doctor_says_what_this_machine_can_isolate() -> None:
     done = run("doctor")
     assert done.returncode == 0, done.stdout
     assert "isolation level  namespaces" in done.stdout
+    assert "launcher         native" in done.stdout
+    assert "hard limits      processes, open_files" in done.stdout
+    assert re.search(r"soft limits +(memory, cpu, )?disk", done.stdout)
     assert "Ready." in done.stdout
 
 

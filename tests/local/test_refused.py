@@ -177,6 +177,36 @@ def test_a_terminal_works_at_the_weaker_level_and_those_of_others_are_closed(wea
         os.close(fd)
 
 
+def test_the_commands_say_where_the_weaker_level_is_and_take_it_when_asked_to(passable: Path) -> None:
+    if os.getuid() != 0:
+        pytest.skip("the landlock level needs a service that runs as root")
+    ran = denied(passable, "demo")
+    assert ran.returncode == 0, ran.stdout
+    said = " ".join(ran.stdout.split())
+    assert "This machine denies namespaces, so this demo uses the weaker isolation level landlock." in said
+    assert "isolation level in force: landlock" in said
+    assert "at the isolation level landlock no program can listen" in said
+    assert "Every step succeeded." in said
+    ran = denied(passable, "doctor")
+    said = " ".join(ran.stdout.split())
+    assert (ran.returncode, "No local sandbox here: native: unshare: Operation not permitted" in said) == (1, True)
+    assert "The weaker isolation level landlock works here. To accept it: `--min-isolation landlock`" in said
+    ran = denied(passable, "call", "exec", '{"command": "id -u"}', "--min-isolation", "landlock")
+    assert (ran.returncode, ran.stdout.startswith("exit_code: 0")) == (0, True)
+    assert "isolation: landlock" in ran.stderr
+
+
+def denied(directory: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run our command on a machine that denies namespaces, with a Python that every user can read."""
+    environment = directory / "venv"
+    subprocess.run([readable_python(), "-m", "venv", "--without-pip", environment], check=True)
+    (packages,) = environment.glob("lib/python*/site-packages")
+    ours = [str(ROOT), *(path for path in sys.path if path.endswith("site-packages"))]
+    (packages / "ours.pth").write_text("\n".join(ours))
+    command = [sys.executable, "-c", DENIED, str(ROOT), str(environment / "bin/python"), "-m", "sandbox_tools"]
+    return subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=60, check=False)
+
+
 def test_the_weaker_level_leaves_no_process(weaker: LocalServer) -> None:
     daemon = "(trap '' TERM HUP; exec setsid sleep 4321) & setsid sleep 4321 & sleep 4321"
     with weaker.sandbox() as box:
