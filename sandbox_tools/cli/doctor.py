@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import shutil
 import sys
@@ -15,16 +16,16 @@ from rich.markup import escape
 from rich.table import Table
 
 from sandbox_tools.errors import SandboxToolsError
-from sandbox_tools.local.isolation import MIN_ISOLATION_VARIABLE, IsolationReport, least_isolation, probe
+from sandbox_tools.local.isolation import MIN_ISOLATION_VARIABLE, IsolationReport, probe
 from sandbox_tools.redaction import default_registry
 from sandbox_tools.sandboxes import open_source
 
 _HARDER: Final = {
-    ("memory", "cpu"): "with control groups (as root, or in `systemd-run --user --scope`)",
+    ("memory",): "with control groups (as root, or in `systemd-run --user --scope`)",
     ("tmp_files", "sysv_shm"): "with the native launcher",
     ("processes", "tmp_size"): "with namespaces",
 }
-"""What would make a limit hard. Nothing here does so for the disk."""
+"""What would make a limit hard. Nothing here does so for CPU time and the disk."""
 
 
 def run_doctor() -> int:
@@ -43,7 +44,7 @@ def run_doctor() -> int:
 def _explain(console: Console, report: IsolationReport) -> None:
     """Say why there is no local sandbox, what to change, and whether the weaker level would do."""
     console.print(f"[red]No local sandbox here:[/] {escape(report.reason)}\n{escape(report.remedy)}")
-    if least_isolation() == "namespaces" and anyio.run(partial(probe, minimum="landlock")).level == "landlock":
+    if MIN_ISOLATION_VARIABLE not in os.environ and anyio.run(partial(probe, minimum="landlock")).level == "landlock":
         console.print(
             "The weaker isolation level landlock works here. To accept it: `--min-isolation landlock`, or "
             f"{MIN_ISOLATION_VARIABLE}=landlock. docs/local-sandbox.md says what it does not protect."

@@ -36,7 +36,7 @@ async def run(launcher: Launcher | None, minimum: str | None) -> IsolationReport
     try:
         own = Launcher(host_layout(), kinds=launchers_for(minimum))
     except ConfigurationError as error:
-        return unavailable(str(error))
+        return IsolationReport(level="none", reason=str(error))
     try:
         return await _choose(own)
     finally:
