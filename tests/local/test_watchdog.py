@@ -14,7 +14,7 @@ import pytest
 from sandbox_tools.local import measure
 from sandbox_tools.local.watchdog import Bounds, Watchdog, Watched
 from tests.local.service import Box, LocalServer, running_service, wait_for
-from tests.local.test_refused import ORDINARY_UID, as_ordinary_user, readable_python
+from tests.local.users import ORDINARY_UID, as_ordinary_user, passable_directory, readable_python
 
 LIMIT_BYTES = 96 << 20
 
@@ -37,17 +37,17 @@ time.sleep(1000)
 ON_DISK = "for i in 1 2 3 4; do head -c 40M /dev/zero > f$i; done; sleep 1000"
 
 
-@contextmanager
-def watched_service(state: Path, **bounds: int | None) -> Iterator[LocalServer]:
-    """Run a service as a user who has no control groups, so that the watchdog is alone."""
-    state.mkdir(mode=0o700)
-    if os.getuid() == 0:
-        os.chown(state, ORDINARY_UID, ORDINARY_UID)
-        for parent in state.parents[:3]:
-            parent.chmod(parent.stat().st_mode | 0o011)
-    env = {"BOUNDS": json.dumps(bounds)}
-    with running_service(state, prefix=as_ordinary_user(), python=readable_python(), env=env) as service:
-        yield service
+@pytest.fixture(scope="module")
+def service() -> Iterator[LocalServer]:
+    """A service of a user who has no control groups, so that the watchdog is alone."""
+    with passable_directory() as directory:
+        state = directory / "state"
+        state.mkdir(mode=0o700)
+        if os.getuid() == 0:
+            os.chown(state, ORDINARY_UID, ORDINARY_UID)
+        env = {"BOUNDS": json.dumps({"memory": LIMIT_BYTES, "disk": LIMIT_BYTES})}
+        with running_service(state, prefix=as_ordinary_user(), python=readable_python(), env=env) as running:
+            yield running
 
 
 def says_why(box: Box, reason: str) -> bool:
@@ -68,12 +68,8 @@ def says_why(box: Box, reason: str) -> bool:
         pytest.param(("sh", "-c", ON_DISK), "more than 96 MiB of disk", id="disk"),
     ],
 )
-def test_a_sandbox_that_takes_too_much_is_ended(tmp_path: Path, program: tuple[str, ...], reason: str) -> None:
-    with (
-        watched_service(tmp_path / "state", memory=LIMIT_BYTES, disk=LIMIT_BYTES) as service,
-        service.sandbox() as other,
-        service.sandbox(autoPause=True) as box,
-    ):
+def test_a_sandbox_that_takes_too_much_is_ended(service: LocalServer, program: tuple[str, ...], reason: str) -> None:
+    with service.sandbox() as other, service.sandbox(autoPause=True) as box:
         assert "memory" in box.record["isolation"]["softLimits"]
         with box.start(*program):
             wait_for(lambda: says_why(box, reason), what="the end of the sandbox")
@@ -85,10 +81,9 @@ def test_a_sandbox_that_takes_too_much_is_ended(tmp_path: Path, program: tuple[s
         assert other.run("true").exit_code == 0
 
 
-def test_a_sandbox_within_its_limits_is_left_alone(tmp_path: Path) -> None:
+def test_a_sandbox_within_its_limits_is_left_alone(service: LocalServer) -> None:
     program = "import time; x = b'x' * (20 << 20); open('f', 'wb').write(x); time.sleep(1)"
-    bounds = {"memory": LIMIT_BYTES, "disk": LIMIT_BYTES}
-    with watched_service(tmp_path / "state", **bounds) as service, service.sandbox() as box:
+    with service.sandbox() as box:
         assert box.run("python3", "-c", program).exit_code == 0
         assert box.state() == "running"
 
