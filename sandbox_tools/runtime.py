@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
@@ -85,6 +85,22 @@ class CodeResult:
     elapsed_ms: int = 0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListedEntry:
+    """What a directory of a sandbox holds.
+
+    Attributes:
+        path: Absolute.
+        size: In bytes.
+        symlink_target: Of a symlink; else None.
+    """
+
+    path: str
+    type: Literal["file", "directory", "symlink", "other"]
+    size: int = 0
+    symlink_target: str | None = None
+
+
 class FileReader(Protocol):
     """An open file in a sandbox.
 
@@ -132,6 +148,14 @@ class Runtime(Protocol):
 
     async def write_file(self, path: str, data: bytes) -> None:
         """Write a whole file; parent directories are made; the old content stays if it fails."""
+        ...
+
+    async def edit_file(self, path: str, old_text: str, new_text: str) -> None:
+        """Replace a text that is in a file exactly once; the old content stays if it fails, or is not there so."""
+        ...
+
+    async def list_directory(self, path: str, *, depth: int) -> Sequence[ListedEntry]:
+        """Return what is below a directory, `depth` levels of it; symlinked directories are not entered."""
         ...
 
     async def listening_ports(self) -> frozenset[int] | None:

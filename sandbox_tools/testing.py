@@ -12,7 +12,7 @@ import anyio
 from sandbox_tools.errors import SandboxRequestError, SandboxResponseError
 from sandbox_tools.output import DEFAULT_MAX_CHARS
 from sandbox_tools.redaction import Redactor, Registry
-from sandbox_tools.runtime import CodeResult, ExecResult, Language, OutputSink, Runtime
+from sandbox_tools.runtime import CodeResult, ExecResult, Language, ListedEntry, OutputSink, Runtime
 from sandbox_tools.toolset import Toolset
 from sandbox_tools.wire.preview import preview_url
 
@@ -70,6 +70,16 @@ class FakeRuntime:
     async def write_file(self, path: str, data: bytes) -> None:
         self._fail()
         self.files[path] = data
+
+    async def edit_file(self, path: str, old_text: str, new_text: str) -> None:
+        self._fail()
+        self.files[path] = self.files[path].replace(old_text.encode(), new_text.encode(), 1)
+
+    async def list_directory(self, path: str, *, depth: int) -> list[ListedEntry]:
+        self._fail()
+        below = path.rstrip("/") + "/"
+        found = [name for name in sorted(self.files) if name.startswith(below)]
+        return [ListedEntry(path=name, type="file", size=len(self.files[name])) for name in found]
 
     async def listening_ports(self) -> frozenset[int] | None:
         self._fail()

@@ -20,7 +20,7 @@ LAYERS: dict[str, set[str]] = {
     "runtime": set(),
     "guest": set(),
     "collect": {"output", "redaction", "runtime"},
-    "tools": {"errors", "runtime"},
+    "tools": {"errors", "redaction.marks", "runtime"},
     "client": {"errors", "guest", "redaction", "runtime", "wire"},
     "local": {"errors", "guest", "redaction", "wire"},
     "sandboxes": {"client", "errors", "local.child", "local.isolation", "redaction", "runtime", "wire"},

@@ -19,7 +19,7 @@ from sandbox_tools.client.run import run_process
 from sandbox_tools.client.signing import UrlSigner
 from sandbox_tools.client.transport import Transport
 from sandbox_tools.redaction import Registry
-from sandbox_tools.runtime import CodeResult, ExecResult, Language, OutputSink
+from sandbox_tools.runtime import CodeResult, ExecResult, Language, ListedEntry, OutputSink
 from sandbox_tools.wire.preview import preview_url
 from sandbox_tools.wire.process import Command
 
@@ -93,6 +93,17 @@ class RemoteRuntime:
     async def write_file(self, path: str, data: bytes) -> None:
         """Write a whole file; see `Runtime.write_file`."""
         await self.files.write(path, data)
+
+    async def edit_file(self, path: str, old_text: str, new_text: str) -> None:
+        """Replace a text in a file; see `Runtime.edit_file`."""
+        await self.filesystem.edit(path, old_text, new_text)
+
+    async def list_directory(self, path: str, *, depth: int) -> tuple[ListedEntry, ...]:
+        """Return what is below a directory; see `Runtime.list_directory`."""
+        return tuple(
+            ListedEntry(path=entry.path, type=entry.type, size=entry.size, symlink_target=entry.symlink_target)
+            for entry in await self.filesystem.list(path, depth=depth)
+        )
 
     async def listening_ports(self) -> frozenset[int] | None:
         """Return the listening TCP ports; see `Runtime.listening_ports`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 WITHHELD: Final = "[WITHHELD: redaction failed]"
@@ -11,3 +12,12 @@ WITHHELD: Final = "[WITHHELD: redaction failed]"
 def placeholder(name: str) -> str:
     """Return what stands for the value of `name`. It tells nothing about the value, not even its length."""
     return f"[REDACTED:{name}]"
+
+
+def find_mark(text: str) -> str | None:
+    """Return the first mark in a text, which then has something else in it than what it was made from."""
+    found = _MARK.search(text)
+    return found and found.group()
+
+
+_MARK: Final = re.compile(rf"\[REDACTED:[A-Z0-9_]{{1,32}}\]|{re.escape(WITHHELD)}", re.ASCII)

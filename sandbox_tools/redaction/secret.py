@@ -24,8 +24,9 @@ class Opaque:
 
 
 class Secret(Opaque):
-    """An opaque handle for a registered value; made by `Registry.register`, and by `client/signing.py` for a URL of which
-    the part that matters is registered.
+    """An opaque handle for a registered value.
+
+    Made by `Registry.register`, and by `client/signing.py` for a URL of which the part that matters is registered.
 
     The value is not an attribute, so `repr`, `str`, `format`, `vars`, `json`, `asdict` and a traceback with local
     variables show the name at most, and pickling is refused. A copy is the handle itself. Two handles are equal only

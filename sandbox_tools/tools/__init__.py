@@ -7,10 +7,20 @@ from typing import Any, Final
 from sandbox_tools.tools.base import Tool
 from sandbox_tools.tools.code import RUN_CODE
 from sandbox_tools.tools.command import EXEC
+from sandbox_tools.tools.edit import EDIT_FILE
 from sandbox_tools.tools.files import READ_FILE, WRITE_FILE
+from sandbox_tools.tools.listing import LIST_FILES
 from sandbox_tools.tools.preview import GET_PREVIEW_URL
 
-CATALOGUE: Final[tuple[Tool[Any], ...]] = (RUN_CODE, EXEC, READ_FILE, WRITE_FILE, GET_PREVIEW_URL)
+CATALOGUE: Final[tuple[Tool[Any], ...]] = (
+    RUN_CODE,
+    EXEC,
+    READ_FILE,
+    WRITE_FILE,
+    EDIT_FILE,
+    LIST_FILES,
+    GET_PREVIEW_URL,
+)
 """Every tool, in the order in which clients list them."""
 
 __all__ = ["CATALOGUE"]

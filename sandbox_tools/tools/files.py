@@ -8,6 +8,7 @@ from typing import Final
 from pydantic import Field
 
 from sandbox_tools.errors import ErrorReason, SandboxResponseError, ToolError
+from sandbox_tools.redaction.marks import find_mark
 from sandbox_tools.tools.base import (
     CollectedPage,
     Image,
@@ -43,7 +44,7 @@ class WriteFileArguments(SandboxArguments):
 
 
 async def run_read_file(context: ToolContext, args: ReadFileArguments) -> Output:
-    path = _checked_path(args.path)
+    path = checked_path(args.path)
     if (args.offset is not None and args.offset < 1) or (args.limit is not None and args.limit < 1):
         raise ToolError("offset and limit count lines from 1. Leave them out to read from the start.")
     problem: SandboxResponseError | None = None
@@ -51,21 +52,19 @@ async def run_read_file(context: ToolContext, args: ReadFileArguments) -> Output
         return await _read(context, path, args)
     except SandboxResponseError as exc:
         problem = exc
-    raise _explained(problem, path)
+    raise explained(problem, path)
 
 
 async def run_write_file(context: ToolContext, args: WriteFileArguments) -> Output:
-    path = _checked_path(args.path)
-    if not is_text(args.content):
-        raise ToolError("content is not valid Unicode text (it has half of a surrogate pair). Write bytes with exec.")
-    data = args.content.encode()
+    path = checked_path(args.path)
+    data = checked_content("content", args.content)
     problem: SandboxResponseError | None = None
     try:
         await context.runtime.write_file(path, data)
     except SandboxResponseError as exc:
         problem = exc
     if problem is not None:
-        raise _explained(problem, path)
+        raise explained(problem, path)
     return Output(text=f"Wrote {len(data):,} bytes to {path}.")
 
 
@@ -120,8 +119,27 @@ async def _with_head(head: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[b
         yield chunk
 
 
-def _checked_path(path: str) -> str:
+def checked_path(path: str) -> str:
+    """Return the path of a file; raises ToolError when it is blank or no text."""
     return checked_text("path", path, "Give the path of a file, such as /root/workspace/notes.txt.")
+
+
+def checked_content(name: str, text: str) -> bytes:
+    """Return a text as it is to be in a file.
+
+    Raises:
+        ToolError: It cannot be encoded, or it holds a placeholder of ours: the model copied it back from what it was
+            shown, and the file would lose the secret that it stands for.
+    """
+    if not is_text(text):
+        raise ToolError(f"{name} is not valid Unicode text (it has half of a surrogate pair). Write bytes with exec.")
+    if mark := find_mark(text):
+        raise ToolError(
+            f"{name} has {mark} in it. That stands for a text that is hidden from you, and would overwrite it in the "
+            "file. Nothing was written. Change only other parts, with edit_file; or let a program in the sandbox "
+            "(exec, run_code) copy the text from where it is."
+        )
+    return text.encode()
 
 
 def _size_text(size: int | None) -> str:
@@ -129,8 +147,8 @@ def _size_text(size: int | None) -> str:
 
 
 _EXPLANATIONS: Final[dict[ErrorReason, str]] = {
-    "path_not_found": "{path} does not exist. See what is there with exec, e.g. `ls -la`.",
-    "is_directory": "{path} is a directory. List it with exec: `ls -la {path}`; or give the path of a file in it.",
+    "path_not_found": "{path} does not exist. See what is there with list_files.",
+    "is_directory": "{path} is a directory. List it with list_files, or give the path of a file in it.",
     "not_a_directory": "A part of {path} is a file, not a directory. Choose another path.",
     "access_denied": "{path} may not be used: permission denied. Use a path below /root/workspace or /tmp.",
     "outside_allowed_directory": "{path} is outside the directory that this sandbox allows. Use /root/workspace.",
@@ -141,7 +159,8 @@ _EXPLANATIONS: Final[dict[ErrorReason, str]] = {
 }
 
 
-def _explained(problem: SandboxResponseError, path: str) -> Exception:
+def explained(problem: SandboxResponseError, path: str) -> Exception:
+    """Return what to raise for a request about a path that failed: a text for the model, where there is one."""
     text = _EXPLANATIONS.get(problem.reason) if problem.reason else None
     return ToolError(text.format(path=path)) if text else problem
 

@@ -20,6 +20,8 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "exec": {"command": "ls"},
     "read_file": {"path": "/tmp/note"},
     "write_file": {"path": "/tmp/new", "content": "text"},
+    "edit_file": {"path": "/tmp/note", "old_text": "text", "new_text": "text!"},
+    "list_files": {"path": "/tmp"},
     "get_preview_url": {"port": 8000},
 }
 

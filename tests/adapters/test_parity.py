@@ -56,6 +56,8 @@ async def through_responses(toolset: Toolset, name: str, arguments: dict[str, An
         pytest.param("read_file", {"path": "/tmp/note"}, id="read"),
         pytest.param("read_file", {"path": "/nowhere"}, id="tool-failure"),
         pytest.param("write_file", {"path": "/tmp/new", "content": "\ud800"}, id="half-a-surrogate-pair"),
+        pytest.param("edit_file", {"path": "/tmp/note", "old_text": "missing", "new_text": "x"}, id="edit-refused"),
+        pytest.param("list_files", {"path": "/tmp"}, id="list"),
         pytest.param("get_preview_url", {"port": 8000}, id="record"),
     ],
 )

@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from sandbox_tools import BlockingToolset, Toolset
-from sandbox_tools.client import transport
+from sandbox_tools.client.pinned import PinnedTransport
 
 
 @pytest.fixture(scope="module")
@@ -125,8 +125,8 @@ BAD: list[tuple[str, dict[str, Any], bool, str]] = [
     ("run_code", {"code": "input()"}, False, "EOFError"),
     ("run_code", {"code": "import os; os._exit(3)"}, False, "its variables are lost"),
     ("run_code", {"code": "1", "language": "perl"}, True, "should be 'python', 'bash' or 'javascript'"),
-    ("read_file", {"path": "/root/workspace/missing"}, True, "does not exist. See what is there with exec"),
-    ("read_file", {"path": "/root/workspace"}, True, "is a directory. List it with exec"),
+    ("read_file", {"path": "/root/workspace/missing"}, True, "does not exist. See what is there with list_files"),
+    ("read_file", {"path": "/root/workspace"}, True, "is a directory. List it with list_files"),
     ("read_file", {"path": "/root/workspace\0"}, True, "must not contain a NUL"),
     ("read_file", {"path": "/usr/bin/env"}, True, "is a binary file"),
     ("read_file", {"path": "/proc/1/environ"}, True, "permission denied"),
@@ -138,6 +138,13 @@ BAD: list[tuple[str, dict[str, Any], bool, str]] = [
     ("write_file", {"path": "/root/workspace", "content": "x"}, True, "is a directory"),
     ("write_file", {"path": "/usr/x", "content": "x"}, True, "permission denied"),
     ("write_file", {"path": "/root/workspace/small.txt/x", "content": "x"}, True, "is a file, not a directory"),
+    ("edit_file", {"path": "small.txt", "old_text": "no", "new_text": "x"}, True, "is not in small.txt. It must match"),
+    ("edit_file", {"path": "big.txt", "old_text": "a", "new_text": "x"}, True, "is larger than 16,777,216 bytes"),
+    ("edit_file", {"path": "missing", "old_text": "a", "new_text": "x"}, True, "missing does not exist."),
+    ("edit_file", {"path": "/proc/1/environ", "old_text": "a", "new_text": "x"}, True, "permission denied"),
+    ("list_files", {"path": "missing"}, True, "missing does not exist."),
+    ("list_files", {"path": "small.txt"}, True, "small.txt is not a directory. Read a file with read_file."),
+    ("list_files", {"path": "many"}, True, "many cannot be listed at once"),
     ("get_preview_url", {"port": 0}, True, "0 is not a port."),
     ("get_preview_url", {"port": 70000}, True, "70000 is not a port."),
     ("get_preview_url", {"port": 9}, True, "Nothing listens on port 9"),
@@ -149,7 +156,8 @@ def files(tools: BlockingToolset) -> None:
     text_of(
         tools,
         "exec",
-        command="yes 'a line of the big file' | head -c 52428800 > big.txt; echo hi > small.txt; mkfifo pipe",
+        command="yes 'a line of the big file' | head -c 52428800 > big.txt; echo hi > small.txt; mkfifo pipe; "
+        "mkdir many; cd many; seq 10001 | xargs touch",
     )
 
 
@@ -166,6 +174,24 @@ def test_bad_input_gets_a_clear_text_and_the_next_call_works(
     assert len(result.text) <= 20_000
     assert text_of(tools, "exec", command="echo fine") == "exit_code: 0\n--- stdout ---\nfine"
     assert text_of(tools, "run_code", code="1 + 1").endswith("--- result ---\n2")
+
+
+def test_files_are_listed_and_edited(tools: BlockingToolset) -> None:
+    text_of(
+        tools,
+        "exec",
+        command="mkdir -p tree/sub; cd tree; printf 'one\\ntwo\\n' > a.txt; chmod 755 a.txt; ln -s a.txt b",
+    )
+    text_of(tools, "exec", command="touch $'tree/sub/odd\\nname'")
+    listed = "/root/workspace/tree: 3 entries\na.txt  8 bytes\nb -> a.txt\nsub/"
+    assert text_of(tools, "list_files", path="tree") == listed
+    deep = text_of(tools, "list_files", path="/root/workspace/tree", depth=2)
+    assert deep == listed.replace("3", "4") + "\n'sub/odd\\nname'  0 bytes"
+    assert text_of(tools, "list_files", path="/").startswith("/: ")
+    edited = text_of(tools, "edit_file", path="tree/b", old_text="two\n", new_text="three é\n")
+    assert edited == "Edited tree/b at line 2."
+    assert text_of(tools, "read_file", path="tree/a.txt") == "one\nthree é\n"
+    assert "-rwxr-xr-x" in text_of(tools, "exec", command="ls -l tree/a.txt")
 
 
 def test_state_survives_an_interrupt(tools: BlockingToolset) -> None:
@@ -215,29 +241,31 @@ async def test_cancelling_code_keeps_its_variables(tools: BlockingToolset) -> No
 
 
 @pytest.mark.parametrize(
-    ("tool", "arguments"),
+    ("tool", "arguments", "count"),
     [
-        ("exec", {"command": "true"}),
-        ("run_code", {"code": "1 + 1"}),
-        ("read_file", {"path": "counted.txt"}),
-        ("write_file", {"path": "counted.txt", "content": "x"}),
+        ("exec", {"command": "true"}, 1),
+        ("run_code", {"code": "1 + 1"}, 1),
+        ("read_file", {"path": "counted.txt"}, 1),
+        ("write_file", {"path": "counted.txt", "content": "x"}, 1),
+        ("list_files", {}, 1),
+        ("edit_file", {"path": "counted.txt", "old_text": "x", "new_text": "y"}, 2),  # look first, then edit
     ],
 )
-def test_a_hot_call_is_one_http_request(
-    tools: BlockingToolset, tool: str, arguments: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+def test_a_hot_call_is_one_http_request_and_an_edit_is_two(
+    tools: BlockingToolset, tool: str, arguments: dict[str, Any], count: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     text_of(tools, "write_file", path="counted.txt", content="x")
     text_of(tools, "run_code", code="0")
     requests: list[str] = []
-    send = transport._PinnedTransport.handle_async_request
+    send = PinnedTransport.handle_async_request
 
-    async def count(self: Any, request: httpx.Request) -> httpx.Response:
+    async def counted(self: Any, request: httpx.Request) -> httpx.Response:
         requests.append(request.url.path)
         return await send(self, request)
 
-    monkeypatch.setattr(transport._PinnedTransport, "handle_async_request", count)
+    monkeypatch.setattr(PinnedTransport, "handle_async_request", counted)
     text_of(tools, tool, **arguments)
-    assert len(requests) == 1
+    assert len(requests) == count
 
 
 def test_calls_at_the_same_time_share_one_sandbox() -> None:

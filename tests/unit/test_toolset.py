@@ -34,7 +34,11 @@ async def text_of(runtime: FakeRuntime, tool: str, arguments: dict[str, Any], *,
 @pytest.mark.parametrize(
     ("tool", "arguments", "text"),
     [
-        ("nope", {}, "There is no such tool. The tools are: run_code, exec, read_file, write_file, get_preview_url."),
+        (
+            "nope",
+            {},
+            "The tools are: run_code, exec, read_file, write_file, edit_file, list_files, get_preview_url.",
+        ),
         (
             "exec",
             {},
@@ -68,8 +72,15 @@ async def text_of(runtime: FakeRuntime, tool: str, arguments: dict[str, Any], *,
         ("read_file", {"path": "/a", "offset": 0}, "count lines from 1"),
         ("read_file", {"path": "/a", "limit": -1}, "count lines from 1"),
         ("read_file", {"path": "/a", "offset": 2}, "/a has only 1 line. Read it with a smaller offset."),
-        ("read_file", {"path": "/missing"}, "/missing does not exist. See what is there with exec"),
+        ("read_file", {"path": "/missing"}, "/missing does not exist. See what is there with list_files"),
         ("write_file", {"path": "/a", "content": "\ud800"}, "content is not valid Unicode text"),
+        ("edit_file", {"path": "/a", "old_text": "", "new_text": "x"}, "old_text is empty."),
+        ("edit_file", {"path": "/a", "old_text": "x", "new_text": "x"}, "nothing to change"),
+        ("edit_file", {"path": "/a", "old_text": "\ud800", "new_text": "x"}, "old_text is not valid Unicode text"),
+        ("edit_file", {"path": "/a", "old_text": "y", "new_text": "\ud800"}, "new_text is not valid Unicode text"),
+        ("edit_file", {"path": "/missing", "old_text": "x", "new_text": "y"}, "/missing does not exist."),
+        ("list_files", {"depth": 0}, "depth must be from 1 to 10."),
+        ("list_files", {"path": ""}, "path is empty."),
         ("get_preview_url", {"port": 0}, "0 is not a port. Give a whole number from 1 to 65535."),
         ("get_preview_url", {"port": 70000}, "70000 is not a port."),
     ],
@@ -222,11 +233,54 @@ async def test_any_failure_is_a_text_and_never_an_exception(failure: Exception, 
     assert "hidden detail" not in shown
 
 
-@pytest.mark.parametrize("tool", ["exec", "run_code", "read_file", "write_file", "get_preview_url"])
+async def test_an_edit_replaces_one_text_that_is_there_once() -> None:
+    runtime = FakeRuntime(files={"/a": b"one\ntwo\naaa\n", "/dos": b"one\r\ntwo\r\n", "/b": b"x\xffy"})
+
+    async def edit(path: str, old: str, new: str, *, is_error: bool = True) -> str:
+        return await text_of(runtime, "edit_file", {"path": path, "old_text": old, "new_text": new}, is_error=is_error)
+
+    assert await edit("/a", "two\n", "2\n", is_error=False) == "Edited /a at line 2."
+    assert runtime.files["/a"] == b"one\n2\naaa\n"
+    assert "is in /a more than once" in await edit("/a", "aa", "b")
+    assert "is not in /a" in await edit("/a", "three", "3")
+    assert "Its lines end with" in await edit("/dos", "one\ntwo", "3")
+    assert await edit("/b", "y", "z", is_error=False) == "Edited /b at line 1."
+    assert runtime.files == {"/a": b"one\n2\naaa\n", "/dos": b"one\r\ntwo\r\n", "/b": b"x\xffz"}
+
+
+@pytest.mark.parametrize("mark", ["[REDACTED:API_KEY]", "[WITHHELD: redaction failed]"])
+async def test_a_placeholder_is_never_written_into_a_file(mark: str) -> None:
+    content = f"key = {mark}\n"
+    runtime = FakeRuntime(files={"/a": b"key = hidden\nport = 1\n"})
+    for tool, arguments in {
+        "write_file": {"content": content},
+        "edit_file": {"old_text": "port = 1", "new_text": content},
+    }.items():
+        text = await text_of(runtime, tool, {"path": "/a", **arguments}, is_error=True)
+        assert f"has {mark} in it. That stands for a text that is hidden from you" in text
+    text = await text_of(runtime, "edit_file", {"path": "/a", "old_text": content, "new_text": ""}, is_error=True)
+    assert "the file has something else there" in text
+    assert runtime.files == {"/a": b"key = hidden\nport = 1\n"}
+    await text_of(runtime, "write_file", {"path": "/b", "content": "[REDACTED: no name]"})
+
+
+async def test_a_long_listing_says_what_it_leaves_out() -> None:
+    runtime = FakeRuntime(files={f"/d/{number:05}": b"x" for number in range(1_002)})
+    result = await fake_toolset(runtime, max_output_chars=100_000).call("list_files", {"path": "/d"})
+    assert result.text.startswith("/d: 1,002 entries\n00000  1 bytes\n")
+    assert result.text.endswith("(2 more entries are not shown. List a directory further down.)")
+    assert await text_of(FakeRuntime(), "list_files", {"path": "/d"}) == "/d is empty."
+    assert await text_of(FakeRuntime(files={"/a": b""}), "list_files", {"path": "/"}) == "/: 1 entry\na  0 bytes"
+
+
+@pytest.mark.parametrize(
+    "tool", ["exec", "run_code", "read_file", "write_file", "edit_file", "list_files", "get_preview_url"]
+)
 async def test_a_registered_value_is_in_no_part_of_a_result(tool: str) -> None:
     token = secrets.token_urlsafe(32)
     failing = FakeRuntime(fails_with=ToolError(f"It is {token}."))
     arguments = {"command": token, "code": token, "path": f"/{token}", "content": token, "port": 8000}
+    arguments |= {"old_text": token, "new_text": "x"}
     toolset = fake_toolset(failing, secrets={"TOKEN": token})
     names = next(t for t in toolset.tools if t.name == tool).arguments.model_fields
     result = await toolset.call(tool, {name: value for name, value in arguments.items() if name in names})
