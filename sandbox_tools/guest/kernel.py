@@ -4,15 +4,22 @@ Standard library only, Python 3.8 or newer: this one file is written into a sand
 `python3 -u kernel.py`. The client (client/contexts.py) writes JSON lines to its standard input and reads
 JSON lines from its standard output.
 
-    requests  {"op": "run", "id": ..., "code": ...}   {"op": "interrupt", "id": ...}   {"op": "ping"}
+    requests  {"op": "run", "id": ..., "code": ..., "after": 0}   {"op": "interrupt", "id": ...}   {"op": "ping"}
     events    {"ev": "ready", "python": "3.11.7", "pid": 7}                {"ev": "pong"}
-              {"ev": "out", "id": ..., "stream": "stdout", "b64": ...}     at most 32 KiB of output each
-              {"ev": "result", "id": ..., "text": {mime: b64}, "images": {mime: b64}}
-              {"ev": "error", "id": ..., "name": b64, "message": b64, "traceback": b64}
-              {"ev": "done", "id": ..., "count": 3, "interrupted": false}  once per run, after all of its output
+              {"ev": "begun", "id": ..., "n": 1}                           runs wait for each other
+              {"ev": "out", "id": ..., "n": 2, "stream": "stdout", "b64": ...}     at most 32 KiB of output each
+              {"ev": "result", "id": ..., "n": 3, "text": {mime: b64}, "images": {mime: b64}}
+              {"ev": "error", "id": ..., "n": 4, "name": b64, "message": b64, "traceback": b64}
+              {"ev": "done", "id": ..., "n": 5, "count": 3, "interrupted": false}  once per run, after all of its output
 
 Content of user code is base64 (b64; text is UTF-8): so the client can see that a line is small in structure
 before it parses it.
+
+A run is known by its id. When a client asks for one that it has asked for before, because a connection broke, the
+code does not run again: the client gets the events of that run after number `after` (see `Memory`), then what
+follows. Several clients may read the events; each looks at those of its own runs. Every event stands between two line
+ends, so that who begins to read in the middle of a line can tell where the next one begins; a request that is not
+JSON is half of one whose connection broke, and ignored.
 
 What keeps it standing (design decision 10): user code never sees the two protocol descriptors. Descriptor 0 is
 /dev/null; 1 and 2 are pipes into this process, so that what child processes and C code write is output like any
@@ -44,6 +51,7 @@ import threading
 import traceback
 import types
 import warnings
+from collections import deque
 from collections.abc import Callable, Coroutine, Mapping
 from time import sleep
 
@@ -66,6 +74,15 @@ MAX_RUN_IMAGE_BYTES = 16 * 1024 * 1024
 
 MAX_EVENT_BYTES = 7 * 1024 * 1024
 """Encoded forms of one result. The client refuses lines over 8 MiB."""
+
+MAX_KEPT_BYTES = 4 * 1024 * 1024
+"""Events that can be asked for again; the newest one is kept whatever its size."""
+
+MAX_KEPT_RUNS = 1000
+"""Runs whose ids are known, and how they ended."""
+
+MAX_IDLE_BYTES = 64 * 1024
+"""Output between runs (of threads and child processes) that is kept for the next run."""
 
 INTERRUPT_STEP_S = 0.5
 """When a run has not ended this long after an interrupt, child processes of this group get it too."""
@@ -130,10 +147,60 @@ def start_service(target: Callable[[], None], name: str) -> None:
     threading.Thread(target=serve, name="sandbox-tools-" + name, daemon=True).start()
 
 
+class Memory:
+    """What the newest runs said."""
+
+    def __init__(self) -> None:
+        self._counts: dict[object, int] = {}
+        self._ends: dict[object, bytes] = {}
+        self._lines: deque[tuple[object, int, bytes]] = deque()
+        self._bytes = 0
+
+    def is_new(self, run_id: object) -> bool:
+        """Tell whether a run was never asked for before; from now on it was."""
+        if run_id in self._counts:
+            return False
+        self._counts[run_id] = 0
+        if len(self._counts) > MAX_KEPT_RUNS:
+            oldest = next(iter(self._counts))
+            del self._counts[oldest]
+            self._ends.pop(oldest, None)
+        return True
+
+    def line_of(self, event: dict[str, object]) -> bytes:
+        """Return the line of an event; number and keep it when it belongs to a run."""
+        run_id = event.get("id")
+        if run_id is None:
+            return line_of(event)
+        event["n"] = self._counts[run_id] = self._counts.get(run_id, 0) + 1
+        line = line_of(event)
+        if event["ev"] == "done":
+            self._ends[run_id] = line
+        else:
+            self._keep(run_id, self._counts[run_id], line)
+        return line
+
+    def lines_after(self, run_id: object, number: int) -> bytes:
+        """Return what is kept of a run's events after the one with this number."""
+        kept = [line for owner, n, line in self._lines if owner == run_id and n > number]
+        return b"".join([*kept, self._ends.get(run_id, b"")])
+
+    def _keep(self, run_id: object, number: int, line: bytes) -> None:
+        self._lines.append((run_id, number, line))
+        self._bytes += len(line)
+        while self._bytes > MAX_KEPT_BYTES and len(self._lines) > 1:
+            self._bytes -= len(self._lines.popleft()[2])
+
+
+def line_of(event: Mapping[str, object]) -> bytes:
+    return b"\n" + ENCODE(event).encode("ascii") + b"\n"
+
+
 class Wire:
     """The way to the client. Only this class writes to it."""
 
     def __init__(self) -> None:
+        self._memory = Memory()
         self.requests = private_copy(0)
         self._events = private_copy(1)
         self._lock = threading.Lock()
@@ -144,10 +211,21 @@ class Wire:
         """Send one event; in a forked child, do nothing."""
         if not self.is_ours():
             return
-        line = ENCODE(event).encode("ascii") + b"\n"
         with self._lock:
-            while line:
-                line = line[os.write(self._events, line) :]
+            self._write(self._memory.line_of(event))
+
+    def is_new(self, run_id: object, after: int) -> bool:
+        """Tell whether a run was never asked for before. One that was: send what came after event `after`."""
+        with self._lock:
+            if self._memory.is_new(run_id):
+                return True
+            self._write(self._memory.lines_after(run_id, after))
+            return False
+
+    def _write(self, lines: bytes) -> None:
+        rest = memoryview(lines)
+        while rest:
+            rest = rest[os.write(self._events, rest) :]
 
     def is_ours(self) -> bool:
         """Tell whether this is the process that the client started, and not a child that user code forked."""
@@ -164,6 +242,7 @@ class Output:
         self._wire = wire
         self._lock = threading.Lock()
         self._run_id: object = None
+        self._idle = Idle()
         self._inputs: dict[int, str] = {}
         self._streams: dict[int, io.TextIOWrapper] = {}
         self._ends = {0: private_copy(os.open(os.devnull, os.O_RDWR))}
@@ -181,10 +260,14 @@ class Output:
         sys.stderr = sys.__stderr__ = self._stream(2, "w")  # type: ignore[misc]  # the same
 
     def begin(self, run_id: object) -> None:
-        """Name what comes from now on; what is already there keeps the name of before."""
+        """Name what comes from now on; what is already there keeps the name of before. Output of no run waits for the
+        next one."""
         with self._lock:
             self._pass_on()
             self._run_id = run_id
+            if run_id is not None:
+                for name, data in self._idle.taken():
+                    self._emit(name, data)
 
     def drain(self) -> None:
         """Pass on all that has been written so far; does not wait for what others go on writing."""
@@ -209,7 +292,13 @@ class Output:
             while waiting > 0:
                 data = os.read(fd, min(waiting, CHUNK_BYTES))
                 waiting -= len(data)
-                self._wire.emit(ev="out", id=self._run_id, stream=name, b64=b64(data))
+                if self._run_id is None:
+                    self._idle.add(name, data)
+                else:
+                    self._emit(name, data)
+
+    def _emit(self, name: str, data: bytes) -> None:
+        self._wire.emit(ev="out", id=self._run_id, stream=name, b64=b64(data))
 
     def _stream(self, fd: int, mode: str) -> io.TextIOWrapper:
         stream = self._streams.get(fd)
@@ -222,6 +311,33 @@ class Output:
 
     def _close(self) -> None:
         close_all(*self._inputs)
+
+
+class Idle:
+    """Output that came while nothing ran."""
+
+    def __init__(self) -> None:
+        self._clear()
+
+    def add(self, stream: str, data: bytes) -> None:
+        kept = data[: self._room]
+        self._room -= len(kept)
+        self._dropped += len(data) - len(kept)
+        if kept:
+            self._pieces.append((stream, kept))
+
+    def taken(self) -> list[tuple[str, bytes]]:
+        """Return it, and be empty."""
+        pieces = self._pieces
+        if self._dropped:
+            pieces.append(("stderr", b"\n[%d bytes of output between the calls are not kept]\n" % self._dropped))
+        self._clear()
+        return pieces
+
+    def _clear(self) -> None:
+        self._pieces: list[tuple[str, bytes]] = []
+        self._room = MAX_IDLE_BYTES
+        self._dropped = 0
 
 
 def close_all(*fds: int) -> None:
@@ -275,12 +391,14 @@ class Interrupts:
         self._over = threading.Event()
         self._over.set()
         self._interrupted = self._pending = False
+        self._asked: deque[object] = deque(maxlen=100)
         signal.signal(signal.SIGINT, self._on_signal)
 
     def begin(self, run_id: object) -> None:
-        self._run_id = run_id
         self._over = threading.Event()
-        self._interrupted = self._pending = False
+        self._run_id = run_id
+        self._interrupted = False
+        self._pending = run_id in self._asked
         signal.signal(signal.SIGINT, self._on_signal)  # user code may have set its own
 
     def end(self) -> bool:
@@ -289,7 +407,9 @@ class Interrupts:
         return self._interrupted
 
     def request(self, run_id: object) -> None:
-        """Interrupt the main thread; when it stays in the run, its child processes too (`os.system` waits for one)."""
+        """Interrupt the main thread; when it stays in the run, its child processes too (`os.system` waits for one).
+        A run that has not begun yet will end at once."""
+        self._asked.append(run_id)  # before the look at what runs: it may begin now
         over = self._over
         if over.is_set() or run_id != self._run_id:
             return
@@ -617,9 +737,13 @@ class Kernel:
     def _read(self) -> None:
         """Take requests; the end of the stream ends the process, whatever it is doing."""
         for line in io.BufferedReader(io.FileIO(self._wire.requests, closefd=False)):
-            request = DECODE(line.decode())
+            try:
+                request = DECODE(line.decode())
+            except ValueError:
+                continue
             if request["op"] == "run":
-                self._requests.put(request)
+                if self._wire.is_new(request["id"], request.get("after", 0)):
+                    self._requests.put(request)
             elif request["op"] == "interrupt":
                 self._interrupts.request(request["id"])
             else:
@@ -628,6 +752,7 @@ class Kernel:
 
     def _run(self, run_id: object, source: object) -> None:
         self._output.set_up()
+        self._wire.emit(ev="begun", id=run_id)
         self._output.begin(run_id)
         self._display.begin(run_id)
         self._interrupts.begin(run_id)

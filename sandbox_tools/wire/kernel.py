@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from sandbox_tools.wire.envelope import WireError, parse_json_object
+from sandbox_tools.wire.files import whole_number
 from sandbox_tools.wire.process import decode_base64
 
 MAX_LINE_BYTES: Final = 8 * 1024 * 1024
@@ -34,6 +35,11 @@ class Ready:
 
 
 @dataclass(frozen=True, slots=True)
+class Begun:
+    """A run has had its turn."""
+
+
+@dataclass(frozen=True, slots=True)
 class Printed:
     """Output of user code, of its threads, or of a process that it started. It is not told whose."""
 
@@ -45,7 +51,6 @@ class Printed:
 class Shown:
     """A result, in the forms that it has."""
 
-    run_id: object
     text: Mapping[str, str]
     images: Mapping[str, bytes]
 
@@ -54,7 +59,6 @@ class Shown:
 class Raised:
     """The exception that ended a run."""
 
-    run_id: object
     name: str
     message: str
     traceback: str
@@ -64,18 +68,35 @@ class Raised:
 class Done:
     """The end of a run. `interrupted`: an interrupt reached it."""
 
-    run_id: object
     interrupted: bool
 
 
-KernelEvent = Ready | Printed | Shown | Raised | Done
+@dataclass(frozen=True, slots=True)
+class OfRun:
+    """An event of a run.
+
+    Attributes:
+        number: Counts the events of the run from 1; a higher one than the next means that some are lost.
+    """
+
+    run_id: object
+    number: int
+    event: Begun | Printed | Shown | Raised | Done
+
+
+KernelEvent = Ready | OfRun
 
 
 class LineDecoder:
-    """Incremental decoder of lines; any chunking of the same bytes gives the same lines."""
+    """Incremental decoder of lines; any chunking of the same bytes gives the same lines.
 
-    def __init__(self, *, max_line_bytes: int = MAX_LINE_BYTES) -> None:
+    Args:
+        from_the_middle: The first bytes may be the rest of a line: they are left out up to the first line end.
+    """
+
+    def __init__(self, *, max_line_bytes: int = MAX_LINE_BYTES, from_the_middle: bool = False) -> None:
         self._max_line_bytes = max_line_bytes
+        self._from_the_middle = from_the_middle
         self._buffer = bytearray()
 
     def feed(self, data: bytes) -> Iterator[bytes]:
@@ -84,6 +105,9 @@ class LineDecoder:
         Raises:
             WireError: A line is longer than `max_line_bytes`.
         """
+        if self._from_the_middle:
+            _, found, data = data.partition(b"\n")
+            self._from_the_middle = not found
         *ends, rest = data.split(b"\n")
         for end in ends:
             self._keep(end)
@@ -97,9 +121,9 @@ class LineDecoder:
         self._buffer += piece
 
 
-def run_request(run_id: str, code: str) -> bytes:
-    """Return the line that runs `code`."""
-    return _line({"op": "run", "id": run_id, "code": code})
+def run_request(run_id: str, code: str, *, after: int = 0) -> bytes:
+    """Return the line that runs `code`, or asks for the events after number `after` of a run that it began before."""
+    return _line({"op": "run", "id": run_id, "code": code, "after": after})
 
 
 def interrupt_request(run_id: str) -> bytes:
@@ -113,19 +137,28 @@ def event_from_line(line: bytes) -> KernelEvent | None:
     Raises:
         WireError: It is not an event, or a known one of the wrong shape.
     """
+    if not line:
+        return None
     if b"[" in line or line.count(b"{") > _MAX_OBJECTS or line.count(b'"') > _MAX_QUOTES:
         raise WireError("a line of the kernel has too much structure")
     message = parse_json_object(line, what="a line of the kernel")
-    event = message.get("ev")
-    if event == "out":
+    name = message.get("ev")
+    if name == "ready":
+        return Ready()
+    event = _event_of_run(name, message)
+    return None if event is None else OfRun(message.get("id"), whole_number(message.get("n")), event)
+
+
+def _event_of_run(name: object, message: Mapping[str, object]) -> Begun | Printed | Shown | Raised | Done | None:
+    if name == "out":
         return _printed(message)
-    if event == "result":
+    if name == "result":
         return _shown(message)
-    if event == "error":
-        return Raised(message.get("id"), *(_text(message.get(key)) for key in ("name", "message", "traceback")))
-    if event == "done":
-        return Done(message.get("id"), message.get("interrupted") is True)
-    return Ready() if event == "ready" else None
+    if name == "error":
+        return Raised(*(_text(message.get(key)) for key in ("name", "message", "traceback")))
+    if name == "done":
+        return Done(message.get("interrupted") is True)
+    return Begun() if name == "begun" else None
 
 
 def _printed(message: Mapping[str, object]) -> Printed:
@@ -136,7 +169,7 @@ def _printed(message: Mapping[str, object]) -> Printed:
 def _shown(message: Mapping[str, object]) -> Shown:
     text = {mime: _text(form) for mime, form in _forms(message.get("text")) if mime in TEXT_FORMS}
     images = {mime: decode_base64(form) for mime, form in _forms(message.get("images")) if mime in IMAGE_FORMS}
-    return Shown(message.get("id"), text, images)
+    return Shown(text, images)
 
 
 def _forms(value: object) -> list[tuple[str, object]]:
@@ -150,4 +183,5 @@ def _text(value: object) -> str:
 
 
 def _line(message: Mapping[str, object]) -> bytes:
-    return json.dumps(message).encode("ascii") + b"\n"
+    """Between two line ends: what stands before may be half a request whose connection broke."""
+    return b"\n" + json.dumps(message).encode("ascii") + b"\n"

@@ -9,7 +9,7 @@ import signal
 import sys
 import time
 import tracemalloc
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -20,17 +20,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sandbox_tools.client.contexts import PythonContext
-from sandbox_tools.client.kernel import MAX_IDLE_BYTES, MAX_RESULTS, IdleOutput, Run
+from sandbox_tools.client.coderun import MAX_RESULTS
+from sandbox_tools.client.contexts import CodeContexts
 from sandbox_tools.errors import (
     SandboxProtocolError,
     SandboxRequestError,
     SandboxResponseError,
     SandboxUnreachableError,
+    ToolError,
 )
 from sandbox_tools.runtime import CodeResult, OutputStream
 from sandbox_tools.wire.envelope import WireError
-from sandbox_tools.wire.kernel import LineDecoder, Shown, event_from_line
+from sandbox_tools.wire.kernel import LineDecoder, OfRun, Shown, event_from_line
 from sandbox_tools.wire.process import SIGNALS, Command, Ended, OutputData, ProcessEvent, SignalName, StreamName
 
 DEADLINE_S = 20.0
@@ -51,29 +52,31 @@ def forge(line):
 
 
 class LocalProcess:
-    """A process of this machine as a `ProcessStream`. Like some runtimes, it signals the process only."""
+    """A process of this machine. Like some runtimes, it signals the process only, and repeats no output."""
 
-    def __init__(self, sandbox: LocalSandbox, process: anyio.abc.Process) -> None:
-        self._sandbox = sandbox
-        self._process = process
-        self._sender, self._receiver = anyio.create_memory_object_stream[ProcessEvent](8)
-        self._refused = anyio.Event()
-        self.broken = anyio.Event()
+    def __init__(self, sandbox: LocalSandbox, process: anyio.abc.Process, tag: str | None) -> None:
+        self.sandbox = sandbox
+        self.process = process
+        self.tag = tag
+        self.streams: list[LocalStream] = []
+        self.refused = anyio.Event()
 
     @property
     def pid(self) -> int:
-        return self._process.pid
+        return self.process.pid
 
     async def pump(self) -> None:
-        async with self._process, self._sender:
+        async with self.process:
             async with anyio.create_task_group() as tasks:
-                tasks.start_soon(self._forward, "stdout", self._process.stdout)
-                tasks.start_soon(self._forward, "stderr", self._process.stderr)
-            code = await self._process.wait()
-            if self._sandbox.late_end:
-                await self._refused.wait()
+                tasks.start_soon(self._forward, "stdout", self.process.stdout)
+                tasks.start_soon(self._forward, "stderr", self.process.stderr)
+            code = await self.process.wait()
+            if self.sandbox.late_end:
+                await self.refused.wait()
             status = f"exit status {code}" if code >= 0 else f"signal: {signal.strsignal(-code)}".lower()
             await self._send(Ended(max(code, -1), code >= 0, status))
+            for stream in self.streams:
+                stream.sender.close()
 
     async def _forward(self, name: StreamName, pipe: anyio.abc.ByteReceiveStream | None) -> None:
         assert pipe is not None
@@ -81,47 +84,83 @@ class LocalProcess:
             await self._send(OutputData(name, data))
 
     async def _send(self, event: ProcessEvent) -> None:
-        try:
-            await self._sender.send(event)
-        except anyio.BrokenResourceError:
-            return  # nobody listens any more: a runtime discards it
+        for stream in list(self.streams):
+            try:
+                await stream.sender.send(event)
+            except (anyio.BrokenResourceError, anyio.ClosedResourceError):
+                self.streams = [
+                    other for other in self.streams if other is not stream
+                ]  # nobody listens any more: a runtime discards it
+
+    def stream(self) -> LocalStream:
+        self.streams.append(LocalStream(self))
+        return self.streams[-1]
+
+    def cut(self) -> None:
+        """Break the connections of all who listen."""
+        for stream in self.streams:
+            stream.cut.set()
+            stream.sender.close()
+        self.streams.clear()
+
+
+class LocalStream:
+    """A connection to a process: a `ProcessStream`."""
+
+    def __init__(self, process: LocalProcess) -> None:
+        self.sender, self.receiver = anyio.create_memory_object_stream[ProcessEvent](8)
+        self.cut = anyio.Event()
+        self._process = process
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
 
     async def events(self) -> AsyncIterator[ProcessEvent]:
-        async for event in self._receiver:
-            if self.broken.is_set():
-                raise SandboxUnreachableError("run a process")
+        async for event in self.receiver:
+            if self.cut.is_set():
+                raise SandboxUnreachableError("run a process", was_sent=True)
             yield event
+        if self.cut.is_set():
+            raise SandboxUnreachableError("run a process", was_sent=True)
 
     async def send_input(self, data: bytes) -> None:
-        self._sandbox.requests.append("send_input")
-        assert self._process.stdin is not None
-        if self._process.returncode is None:
+        sandbox, process = self._process.sandbox, self._process.process
+        sandbox.requests.append("send_input")
+        assert process.stdin is not None
+        if process.returncode is None:
             try:
-                await self._process.stdin.send(data)
+                await process.stdin.send(data)
             except (anyio.BrokenResourceError, anyio.ClosedResourceError):
                 pass
             else:
+                if sandbox.lost_answers:
+                    sandbox.lost_answers -= 1
+                    raise SandboxUnreachableError("run a process", was_sent=True)
                 return
-        self._refused.set()
+        self._process.refused.set()
         raise SandboxResponseError("run a process", kind="not_found", status=404, reason="process_not_found")
 
     async def send_signal(self, signal: SignalName) -> None:
-        self._sandbox.requests.append(signal)
-        if self._process.returncode is not None:
+        self._process.sandbox.requests.append(signal)
+        if self._process.process.returncode is not None:
             raise SandboxResponseError("run a process", kind="not_found", status=404, reason="process_not_found")
-        self._process.send_signal(SIGNALS[signal])
+        self._process.process.send_signal(SIGNALS[signal])
 
     async def aclose(self) -> None:
-        self._receiver.close()
+        self.receiver.close()
+        self.sender.close()
 
 
 class LocalSandbox:
-    """A `ProcessStarter` on this machine."""
+    """A `ProcessHost` on this machine."""
 
     def __init__(self, root: Path, tasks: anyio.abc.TaskGroup) -> None:
         self.requests: list[str] = []
         self.kernels: list[LocalProcess] = []
         self.late_end = False
+        self.lost_answers = 0
+        self.unreachable = False
         self.python = [sys.executable]
         self.gate: anyio.Event | None = None
         self._root = root
@@ -129,22 +168,42 @@ class LocalSandbox:
 
     async def write_file(self, path: str, data: bytes) -> None:
         self.requests.append("write_file")
+        if self.unreachable:
+            raise SandboxUnreachableError("write a file")
         file = anyio.Path(str(self._root) + path)
         await file.parent.mkdir(parents=True, exist_ok=True)
         await file.write_bytes(data)
 
-    async def start(self, command: Command) -> LocalProcess:
+    @property
+    def processes(self) -> LocalSandbox:
+        return self
+
+    async def list(self) -> Sequence[LocalProcess]:
+        self.requests.append("list")
+        return [kernel for kernel in self.kernels if kernel.process.returncode is None]
+
+    async def connect(self, pid: int) -> LocalStream:
+        self.requests.append("connect")
+        if self.unreachable:
+            raise SandboxUnreachableError("run a process")
+        for kernel in await self.list():
+            if kernel.pid == pid:
+                return kernel.stream()
+        raise SandboxResponseError("run a process", kind="not_found", status=404, reason="process_not_found")
+
+    async def start(self, command: Command) -> LocalStream:
         self.requests.append(f"start {command.cmd}")
         if self.gate is not None:
             await self.gate.wait()
         argv = [command.cmd, *command.args]
         if command.cmd == "python3":
             argv = [*self.python, "-u", str(self._root) + command.args[-1]]
-        process = LocalProcess(self, await anyio.open_process(argv, cwd=self._root))
+        process = LocalProcess(self, await anyio.open_process(argv, cwd=self._root), command.tag)
+        stream = process.stream()
         self._tasks.start_soon(process.pump)
         if command.cmd == "python3":
             self.kernels.append(process)
-        return process
+        return stream
 
 
 class Harness:
@@ -152,7 +211,8 @@ class Harness:
 
     def __init__(self, root: Path, tasks: anyio.abc.TaskGroup) -> None:
         self.sandbox = LocalSandbox(root, tasks)
-        self.context = PythonContext(self.sandbox, tasks)
+        self.contexts = CodeContexts(self.sandbox, tasks)
+        self.tasks = tasks
         self.output: list[tuple[OutputStream, bytes]] = []
         self._printed = anyio.Event()
 
@@ -163,7 +223,8 @@ class Harness:
     async def run(self, code: str, *, timeout_s: float = DEADLINE_S) -> CodeResult:
         self.output = []
         with anyio.fail_after(DEADLINE_S + 10):
-            return await self.context.run(code, timeout_s=timeout_s, on_output=self.sink)
+            context = await self.contexts.get()
+            return await context.run(code, timeout_s=timeout_s, on_output=self.sink)
 
     async def value(self, code: str) -> str:
         """Run an expression and return its text."""
@@ -189,7 +250,7 @@ async def harness(root: Path) -> AsyncIterator[Harness]:
             yield made
         finally:
             with anyio.CancelScope(shield=True):
-                await made.context.aclose()
+                await made.contexts.restart()
             tasks.cancel_scope.cancel()
 
 
@@ -210,7 +271,7 @@ def is_alive(pid: int) -> bool:
 async def test_a_run_costs_one_request_after_the_first(tmp_path: Path) -> None:
     async with harness(tmp_path) as box:
         assert (await box.run("x = 41")).results == ()
-        assert box.sandbox.requests == ["write_file", "start python3", "send_input"]
+        assert box.sandbox.requests == ["list", "write_file", "start python3", "send_input"]
         box.sandbox.requests.clear()
         assert await box.value("x + 1") == "42"
         assert box.sandbox.requests == ["send_input"]
@@ -354,7 +415,7 @@ async def test_a_death_between_runs_is_told_by_the_next_run(tmp_path: Path, late
         await box.run("x = 1")
         kernel = box.sandbox.kernels[0]
         os.kill(kernel.pid, signal.SIGKILL)
-        await kernel._process.wait()
+        await kernel.process.wait()
         result = await box.run("'x' in vars()")
         box.sandbox.late_end = False
         assert result.results[0].text["text/plain"] == "False"
@@ -385,7 +446,7 @@ async def test_fifty_megabytes_of_output_take_little_memory(tmp_path: Path) -> N
         tracemalloc.start()
         try:
             code = "line = 'x' * 9_999\nfor _ in range(5_000): print(line)"
-            result = await box.context.run(code, timeout_s=LONG_S, on_output=sink)
+            result = await (await box.contexts.get()).run(code, timeout_s=LONG_S, on_output=sink)
             peak = tracemalloc.get_traced_memory()[1]
         finally:
             tracemalloc.stop()
@@ -402,19 +463,6 @@ async def test_output_between_runs_goes_to_the_next_run(tmp_path: Path) -> None:
         await anyio.to_thread.run_sync((tmp_path / "done").read_text)
         await box.run("print('now')")
         assert box.text() == "late\nnow\n"
-
-
-def test_much_output_between_runs_is_cut_with_a_notice(tmp_path: Path) -> None:
-    box = Harness(tmp_path, None)  # type: ignore[arg-type]  # nothing is started
-    idle = IdleOutput()
-    for _ in range(3):
-        idle.add("stdout", b"x" * 30_000)
-    idle.hand_over(Run(box.sink))
-    assert box.text() == "x" * MAX_IDLE_BYTES
-    assert box.text("stderr") == f"\n[{90_000 - MAX_IDLE_BYTES} bytes of output between the calls are not kept]\n"
-    box.output.clear()
-    idle.hand_over(Run(box.sink))
-    assert box.output == []
 
 
 async def test_a_run_may_show_so_much_and_no_more(tmp_path: Path) -> None:
@@ -451,48 +499,199 @@ async def test_a_kernel_that_breaks_the_protocol_is_killed(tmp_path: Path, line:
 async def test_forged_events_of_other_runs_and_unknown_ones_are_ignored(tmp_path: Path) -> None:
     async with harness(tmp_path) as box:
         await box.run(PROTOCOL)
-        forged = [{"ev": "done", "id": "x"}, {"ev": "new"}, {"ev": "done"}, {"ev": "error", "id": None}]
+        forged: list[dict[str, Any]] = [{"ev": "done", "id": "x"}, {"ev": "new"}, {"ev": "done"}, {"ev": "error"}]
         forged[3] |= {"name": "TkFNRQ==", "message": "", "traceback": ""}
+        for event in forged:
+            event["n"] = 99
         lines = "".join(json.dumps(event) + "\n" for event in forged)
         result = await box.run(f"forge({lines.encode()!r})\n'own'")
         assert (result.error, result.results[0].text["text/plain"]) == (None, "'own'")
 
 
-async def test_a_broken_event_stream_is_raised_and_the_process_killed(tmp_path: Path) -> None:
-    async with harness(tmp_path) as box:
-        await box.run("x = 1")
-        first = box.sandbox.kernels[0]
-        first.broken.set()
-        with pytest.raises(SandboxUnreachableError) as caught:
-            await box.run("print('anything')\nimport time\ntime.sleep(60)")
-        assert caught.value.__context__ is None
-        await wait_until_gone(first.pid)
-        assert (await box.run("1")).state_lost_before
-
-
-async def test_a_stream_that_breaks_between_runs_is_replaced(tmp_path: Path) -> None:
+async def test_a_stream_that_breaks_during_a_run_is_replaced_and_the_code_runs_once(tmp_path: Path) -> None:
     async with harness(tmp_path) as box:
         os.mkfifo(tmp_path / "go")
-        await box.run("import threading\nthreading.Thread(target=lambda: print(open('go').read())).start()")
-        first = box.sandbox.kernels[0]
-        first.broken.set()
-        await anyio.to_thread.run_sync((tmp_path / "go").write_text, "now")
-        with anyio.fail_after(DEADLINE_S):
-            while not box.context._kernel or not box.context._kernel.over.is_set():
-                await anyio.sleep(0.01)
-        assert (await box.run("1")).state_lost_before
-        await wait_until_gone(first.pid)
+        results: list[CodeResult] = []
+
+        async def run() -> None:
+            code = "count = globals().get('count', 0) + 1\nprint('begun')\nopen('go').read()\nprint('end')\ncount"
+            results.append(await box.run(code))
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(run)
+            await box.wait_for_output(b"begun")
+            box.sandbox.kernels[0].cut()
+            await anyio.to_thread.run_sync((tmp_path / "go").write_text, "now")
+        assert (results[0].error, results[0].state_lost_before) == (None, False)
+        assert results[0].results[0].text["text/plain"] == "1"
+        assert box.text() == "begun\nend\n", "what was printed while nobody listened comes all the same"
+        assert box.text("stderr") == ""
+        assert len(box.sandbox.kernels) == 1
+
+
+async def test_a_request_of_which_nobody_knows_whether_it_arrived_is_asked_again_and_runs_once(tmp_path: Path) -> None:
+    async with harness(tmp_path) as box:
+        await box.run("count = 0")
+        box.sandbox.lost_answers = 1
+        box.sandbox.requests.clear()
+        assert await box.value("count += 1\ncount") == "1"
+        assert box.sandbox.requests == ["send_input", "send_input"]
+        assert await box.value("count") == "1"
+
+
+async def test_a_stream_that_breaks_between_runs_loses_nothing(tmp_path: Path) -> None:
+    async with harness(tmp_path) as box:
+        await box.run("x = 1")
+        box.sandbox.kernels[0].cut()
+        result = await box.run("x")
+        assert result.results[0].text["text/plain"] == "1"
+        assert not result.state_lost_before
+        assert len(box.sandbox.kernels) == 1
+
+
+async def test_a_process_that_ended_while_nobody_listened_is_told(tmp_path: Path) -> None:
+    async with harness(tmp_path) as box:
+        os.mkfifo(tmp_path / "go")
+        results: list[CodeResult] = []
+
+        async def run() -> None:
+            results.append(await box.run("import os\nprint('begun')\nopen('go').read()\nos._exit(0)"))
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(run)
+            await box.wait_for_output(b"begun")
+            kernel = box.sandbox.kernels[0]
+            box.sandbox.unreachable = True
+            kernel.cut()
+            await anyio.to_thread.run_sync((tmp_path / "go").write_text, "now")
+            await kernel.process.wait()
+            box.sandbox.unreachable = False
+        assert results[0].error is not None
+        assert results[0].error.message.startswith("The Python process ended while the code ran (it is not known how)")
+        assert not results[0].state_kept
+
+
+async def test_another_client_finds_a_context_and_its_variables(tmp_path: Path) -> None:
+    async with harness(tmp_path) as box:
+        await box.run("x = 1")
+        other = CodeContexts(box.sandbox, box.tasks)
+        [info] = await other.list()
+        assert (info.name, info.language, info.pid) == ("default", "python", box.sandbox.kernels[0].pid)
+        box.sandbox.requests.clear()
+        result = await (await other.get()).run("x += 1\nx", timeout_s=DEADLINE_S, on_output=box.sink)
+        assert result.results[0].text["text/plain"] == "2"
+        assert box.sandbox.requests == ["list", "connect", "list", "send_input"]
+        assert await box.value("x") == "2", "the first client goes on"
+        assert box.output == [], "and sees the output of its own runs only"
+
+
+async def test_two_clients_wait_for_each_other_and_see_their_own_output(tmp_path: Path) -> None:
+    async with harness(tmp_path) as box:
+        os.mkfifo(tmp_path / "go")
+        await box.run("x = 1")
+        other, heard = CodeContexts(box.sandbox, box.tasks), []
+
+        def hear(stream: OutputStream, data: bytes) -> None:
+            heard.append(data)
+
+        async def run() -> None:
+            await box.run("print('mine')\nx = int(open('go').read())")
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(run)
+            await box.wait_for_output(b"mine")
+            busy = await (await other.get()).run("x = 'not run'", timeout_s=0.2, on_output=hear)
+            assert busy.timed_out
+            assert busy.state_kept
+            assert (busy.error and busy.error.name) == "ContextBusy"
+            await anyio.to_thread.run_sync((tmp_path / "go").write_text, "5")
+        result = await (await other.get()).run("print('other')\nx", timeout_s=DEADLINE_S, on_output=hear)
+        assert result.results[0].text["text/plain"] == "5"
+        assert b"".join(heard) == b"other\n"
+        assert box.text() == "mine\n"
+        assert len(box.sandbox.kernels) == 1
+
+
+async def test_contexts_have_variables_of_their_own_until_they_are_restarted_or_removed(tmp_path: Path) -> None:
+    async with harness(tmp_path) as box:
+
+        async def run(name: str | None, code: str) -> CodeResult:
+            context = await box.contexts.get(name)
+            return await context.run(code, timeout_s=DEADLINE_S, on_output=box.sink)
+
+        await run(None, "x = 'default'")
+        await run("a", "x = 'a'")
+        assert (await run("a", "x")).results[0].text["text/plain"] == "'a'"
+        assert (await run(None, "x")).results[0].text["text/plain"] == "'default'"
+        assert [info.name for info in await box.contexts.list()] == ["a", "default"]
+        await box.contexts.restart("a")
+        again = await run("a", "'x' in globals()")
+        assert (again.results[0].text["text/plain"], again.state_lost_before) == ("False", False)
+        other = CodeContexts(box.sandbox, box.tasks)
+        await other.remove("a")
+        assert [info.name for info in await box.contexts.list()] == ["default"]
+        assert (await run("a", "1")).state_lost_before, "somebody else removed it"
+        await box.contexts.remove("a")
+        await box.contexts.remove("never-there")
+        assert [info.name for info in await box.contexts.list()] == ["default"]
+
+
+async def test_names_and_numbers_of_contexts_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with harness(tmp_path) as box:
+        monkeypatch.setattr("sandbox_tools.client.contexts.MAX_CONTEXTS", 1)
+        await box.run("1")
+        assert await box.contexts.get("default")
+        with pytest.raises(ToolError, match=r"Use one of them: default \(python\)"):
+            await box.contexts.get("second")
+        for name in ("", "a b", "x" * 65, "a\n", "\N{SNOWMAN}"):
+            with pytest.raises(ToolError, match="1 to 64 letters"):
+                await box.contexts.get(name or " ")
+
+
+async def test_a_kernel_whose_file_was_removed_is_written_again(tmp_path: Path) -> None:
+    async with harness(tmp_path) as box:
+        await box.run("import pathlib, shutil")
+        await box.contexts.restart()
+        for file in tmp_path.glob("tmp/.sandbox-tools/*"):
+            file.unlink()
+        box.sandbox.requests.clear()
+        assert await box.value("1 + 1") == "2"
+        assert box.sandbox.requests.count("write_file") == 1
+
+
+async def test_code_left_running_by_a_lost_connection_is_interrupted_by_the_next_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sandbox_tools.client.kernel.RETRY_PAUSES_S", (0.0, 0.0))
+    async with harness(tmp_path) as box:
+        await box.run("x = 1")
+        errors: list[SandboxRequestError] = []
+
+        async def run() -> None:
+            try:
+                await box.run("print('begun')\nimport time\ntime.sleep(60)")
+            except SandboxRequestError as exc:
+                errors.append(exc)
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(run)
+            await box.wait_for_output(b"begun")
+            box.sandbox.unreachable = True
+            box.sandbox.kernels[0].cut()
+        box.sandbox.unreachable = False
+        assert [type(error) for error in errors] == [SandboxUnreachableError]
+        assert errors[0].__context__ is None
+        result = await box.run("x")
+        assert (result.results[0].text["text/plain"], result.state_lost_before) == ("1", False)
 
 
 async def test_a_sandbox_that_cannot_start_anything_raises_its_own_error(tmp_path: Path) -> None:
     async with harness(tmp_path) as box:
-
-        async def refuse(path: str, data: bytes) -> None:
-            raise SandboxUnreachableError("write a file")
-
-        box.sandbox.write_file = refuse  # type: ignore[method-assign]  # a sandbox that is not there
+        box.sandbox.unreachable = True
         with pytest.raises(SandboxRequestError, match="write a file"):
             await box.run("1")
+        box.sandbox.unreachable = False
+        assert await box.value("1") == "1"
 
 
 async def test_an_exception_of_the_sink_reaches_the_caller_and_nobody_else(tmp_path: Path) -> None:
@@ -502,7 +701,7 @@ async def test_an_exception_of_the_sink_reaches_the_caller_and_nobody_else(tmp_p
             raise LookupError("sink")
 
         with pytest.raises(LookupError, match="sink"):
-            await box.context.run("x = 1\nprint(1)", timeout_s=DEADLINE_S, on_output=sink)
+            await (await box.contexts.get()).run("x = 1\nprint(1)", timeout_s=DEADLINE_S, on_output=sink)
         assert await box.value("x") == "1"
 
 
@@ -517,16 +716,16 @@ async def test_runs_wait_for_each_other(tmp_path: Path) -> None:
 
 
 async def one_run(box: Harness, n: int) -> None:
-    await box.context.run(f"print('a{n}')\nprint('b{n}')", timeout_s=DEADLINE_S, on_output=box.sink)
+    await (await box.contexts.get()).run(f"print('a{n}')\nprint('b{n}')", timeout_s=DEADLINE_S, on_output=box.sink)
 
 
 async def test_closing_ends_the_process_and_what_it_started(tmp_path: Path) -> None:
     async with harness(tmp_path) as box:
         child = int(await box.value("import subprocess\nsubprocess.Popen(['sleep', '60']).pid"))
-        await box.context.aclose()
+        await box.contexts.restart()
         await wait_until_gone(child)
         assert not is_alive(box.sandbox.kernels[0].pid)
-        await box.context.aclose()
+        await box.contexts.restart()
 
 
 async def test_closing_during_a_run_ends_the_run(tmp_path: Path) -> None:
@@ -539,7 +738,7 @@ async def test_closing_during_a_run_ends_the_run(tmp_path: Path) -> None:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(run)
             await box.wait_for_output(b"begun")
-            await box.context.aclose()
+            await box.contexts.restart()
         assert results[0].error is not None
         assert results[0].error.name == "ContextDied"
         assert not results[0].state_kept
@@ -580,7 +779,7 @@ EVENTS = st.fixed_dictionaries(
     {"ev": st.sampled_from(["out", "result", "error", "done", "ready", "pong", "x"])},
     optional={
         key: JSON | st.dictionaries(st.sampled_from(["text/plain", "image/png"]), JSON)
-        for key in ("id", "stream", "b64", "text", "images", "name", "message", "traceback", "interrupted")
+        for key in ("id", "n", "stream", "b64", "text", "images", "name", "message", "traceback", "interrupted")
     },
 )
 
@@ -611,7 +810,9 @@ def test_only_known_forms_of_a_result_are_taken() -> None:
     message: dict[str, Any] = {
         "ev": "result",
         "id": 1,
+        "n": 2,
         "text": {"text/plain": base64.b64encode("ü".encode() + b"\xff").decode(), "text/x-script": "!"},
         "images": {"image/png": base64.b64encode(b"P").decode(), "image/x": "!"},
     }
-    assert event_from_line(json.dumps(message).encode()) == Shown(1, {"text/plain": "ü\ufffd"}, {"image/png": b"P"})
+    shown = Shown({"text/plain": "ü\ufffd"}, {"image/png": b"P"})
+    assert event_from_line(json.dumps(message).encode()) == OfRun(1, 2, shown)

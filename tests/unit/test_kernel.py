@@ -52,7 +52,8 @@ class Outcome:
     """The events of one run."""
 
     def __init__(self, events: list[dict[str, Any]]) -> None:
-        self.events = events
+        assert [event["n"] for event in events] == list(range(events[0]["n"], events[-1]["n"] + 1))
+        self.events = [event for event in events if event["ev"] != "begun"]
         self.done = events[-1]
         self.stdout = self._output("stdout")
         self.stderr = self._output("stderr")
@@ -82,6 +83,8 @@ class KernelProcess:
     def _read(self) -> None:
         assert self.process.stdout is not None
         for line in self.process.stdout:
+            if line == b"\n":
+                continue  # each event stands between two line ends
             if not line.endswith(b"\n"):
                 break  # the process ended while it wrote
             assert len(line) <= MAX_LINE_BYTES
@@ -102,8 +105,11 @@ class KernelProcess:
     def start(self, code: str) -> str:
         self._count += 1
         run_id = f"run-{self._count}"
-        self.send(op="run", id=run_id, code=code)
+        self.ask(run_id, code)
         return run_id
+
+    def ask(self, run_id: str, code: str, after: int = 0) -> None:
+        self.send(op="run", id=run_id, code=code, after=after)
 
     def events_until(self, text: str) -> list[dict[str, Any]]:
         """Wait for code to print something."""
@@ -117,7 +123,7 @@ class KernelProcess:
         events = [self.next_event()]
         while events[-1]["ev"] != "done":
             events.append(self.next_event())
-        assert {event["id"] for event in events if event["ev"] != "out"} == {run_id}
+        assert {event["id"] for event in events} == {run_id}
         return Outcome(events)
 
     def run(self, code: str) -> Outcome:
@@ -177,7 +183,7 @@ def test_variables_live_on_and_the_last_expression_is_the_result(kernel: KernelP
     assert kernel.run("None").results == []
     last = kernel.run("x; y = 5")
     assert (last.results, last.error) == ([], None)
-    assert last.done == {"ev": "done", "id": "run-5", "count": 5, "interrupted": False}
+    assert last.done == {"ev": "done", "id": "run-5", "n": 2, "count": 5, "interrupted": False}
 
 
 def test_everything_that_is_printed_comes_before_done_and_separately(kernel: KernelProcess) -> None:
@@ -404,6 +410,7 @@ def test_a_daemon_that_code_forked_does_not_hold_the_protocol_open(own_kernel: K
     code = "import os, time\npid = os.fork()\nif pid == 0:\n    os.setsid()\n    time.sleep(60)\n    os._exit(0)\npid"
     pid = int(own_kernel.run(code).texts[0])
     own_kernel.start("os._exit(5)")
+    assert own_kernel.next_event()["ev"] == "begun"
     assert own_kernel._events.get(timeout=DEADLINE_S) is None  # end-of-file, though the daemon lives
     os.kill(pid, signal.SIGKILL)
 
@@ -438,19 +445,88 @@ def test_a_kernel_whose_protocol_was_closed_ends(kernel: KernelProcess) -> None:
     assert kernel.wait_for_end() != 0
 
 
-def test_output_of_a_thread_that_outlives_its_run_is_not_lost(kernel: KernelProcess, tmp_path: Path) -> None:
+def test_output_between_runs_waits_for_the_next_run(kernel: KernelProcess, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "gate")
+    os.mkfifo(tmp_path / "written")
     outcome = kernel.run(
         "import threading\n"
         "def later():\n"
-        "    open('gate').close()\n"
-        "    print('from the thread')\n"
-        "threading.Thread(target=later).start()"
+        "    while open('gate').read():\n"
+        "        print('x' * 40_000, flush=True)\n"
+        "        open('written', 'w').close()\n"
+        "thread = threading.Thread(target=later)\n"
+        "thread.start()"
     )
     assert outcome.stdout == ""
+    for _ in range(3):
+        (tmp_path / "gate").write_text("go")
+        (tmp_path / "written").read_text()
+    following = kernel.run("print('now')")
+    assert following.stdout == ("x" * 40_000 + "\n" + "x" * 40_000)[: kernel_module.MAX_IDLE_BYTES] + "now\n"
+    dropped = 3 * 40_001 - kernel_module.MAX_IDLE_BYTES
+    assert following.stderr == f"\n[{dropped} bytes of output between the calls are not kept]\n"
     (tmp_path / "gate").write_text("")
-    late = kernel.events_until("from the thread")
-    assert [event["id"] for event in late] == [None]
+    assert kernel.run("thread.join()").stdout == ""
+
+
+def test_a_run_that_is_asked_for_again_is_answered_again_and_not_run(kernel: KernelProcess) -> None:
+    first = kernel.run("count = globals().get('count', 0) + 1\nprint('printed')\ncount")
+    kernel.ask("run-1", "count = 'run again'")
+    again = kernel.finish("run-1")
+    assert again.events == first.events
+    assert again.texts == ["1"]
+    kernel.ask("run-1", "", after=first.events[0]["n"])
+    assert kernel.finish("run-1").events == first.events[1:]
+    kernel.ask("run-1", "", after=first.done["n"])
+    assert kernel.finish("run-1").events == [first.done]
+    assert kernel.run("count").texts == ["1"]
+
+
+def test_a_run_that_goes_on_is_answered_with_what_it_said_and_goes_on(kernel: KernelProcess, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "gate")
+    run_id = kernel.start("print('first')\nopen('gate').close()\nprint('second')")
+    [begun, out] = kernel.events_until("first")
+    kernel.ask(run_id, "")
+    assert kernel.events_until("first") == [begun, out]
+    (tmp_path / "gate").write_text("")
+    assert kernel.finish(run_id).stdout == "second\n"
+
+
+def test_what_is_kept_of_large_runs_is_bounded_and_their_end_is_always_known(kernel: KernelProcess) -> None:
+    run_id = kernel.start("for _ in range(1000): print('x' * 9_999)")
+    events = [kernel.next_event()]
+    while events[-1]["ev"] != "done":
+        events.append(kernel.next_event())
+    kernel.ask(run_id, "")
+    again = kernel.finish(run_id)
+    assert again.events == events[-len(again.events) :]
+    assert kernel_module.MAX_KEPT_BYTES * 0.7 < len(again.stdout) < kernel_module.MAX_KEPT_BYTES
+    for _ in range(2):
+        kernel.run("display('y' * 250_000)\n" * 20)
+    kernel.ask(run_id, "")
+    assert kernel.finish(run_id).events == [events[-1]]
+
+
+def test_requests_that_are_halves_are_ignored(kernel: KernelProcess) -> None:
+    assert kernel.process.stdin is not None
+    kernel.process.stdin.write(b'{"op": "run", "id": "lost", "co\n\xff\n\n')
+    assert kernel.run("1").texts == ["1"]
+
+
+def test_a_run_that_waits_is_taken_back_by_an_interrupt(kernel: KernelProcess, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "gate")
+    first = kernel.start("print('started')\nopen('gate').close()")
+    kernel.events_until("started")
+    second = kernel.start("x = 'was run'")
+    kernel.send(op="interrupt", id=second)
+    kernel.send(op="ping")
+    assert kernel.next_event() == {"ev": "pong"}
+    (tmp_path / "gate").write_text("")
+    assert kernel.finish(first).error is None
+    taken_back = kernel.finish(second)
+    assert (taken_back.error or {})["name"] == "KeyboardInterrupt"
+    assert taken_back.done["interrupted"] is True
+    assert kernel.run("'x' in globals()").texts == ["False"]
 
 
 def test_a_thread_that_never_stops_printing_does_not_delay_the_end(kernel: KernelProcess) -> None:
