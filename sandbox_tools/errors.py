@@ -7,6 +7,7 @@
   x ToolError                     - a tool could not do what it was asked; the message is for the model
   x SandboxRequestError           - a request to the control plane or to a sandbox failed
     + SandboxUnreachableError     - no connection, or it was lost before the whole answer came
+      - ProcessLostError          - a process was started, but its end was not seen; it may still run
     + SandboxTimeoutError         - no answer in time
     + SandboxProtocolError        - the answer broke the wire format or a limit of ours
     + SandboxResponseError        - it answered with an error: kind, status, reason, usage_limit, request_id
@@ -171,6 +172,22 @@ class SandboxUnreachableError(SandboxRequestError):
             else "no connection, so nothing was done."
         )
         super().__init__(operation, what, maybe_done=maybe_done)
+
+
+class ProcessLostError(SandboxUnreachableError):
+    """The connection to a process was lost, and nobody knows how it ended. It may still run.
+
+    Attributes:
+        pid: In the sandbox; None when the connection was lost before the process said that it started.
+    """
+
+    retryable = False
+
+    def __init__(self, operation: str, pid: int | None) -> None:
+        self.pid: Final = pid
+        super().__init__(operation, was_sent=True, maybe_done=True)
+        if pid is not None:
+            self.args = (f"{self.args[0]} Its pid is {pid}.",)
 
 
 class SandboxTimeoutError(SandboxRequestError):

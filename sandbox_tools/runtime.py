@@ -31,6 +31,8 @@ class ExecResult:
         kill_outcome: What became of it when it timed out.
         signal: Status text of a signalled process ("signal: killed"), else "".
         elapsed_ms: From the request to the end, in milliseconds.
+        missing_bytes: About how much of the output was lost with a connection that broke, in bytes; None when nobody
+            knows.
     """
 
     exit_code: int | None
@@ -38,6 +40,7 @@ class ExecResult:
     kill_outcome: KillOutcome | None = None
     signal: str = ""
     elapsed_ms: int = 0
+    missing_bytes: int | None = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,8 +141,25 @@ class Runtime(Protocol):
         """Run a shell command to its end, or end it after `timeout_s`."""
         ...
 
-    async def run_code(self, code: str, *, language: Language, timeout_s: float, on_output: OutputSink) -> CodeResult:
-        """Run code; Python keeps its state between calls."""
+    async def run_code(
+        self,
+        code: str,
+        *,
+        language: Language,
+        context: str | None = None,
+        restart: bool = False,
+        timeout_s: float,
+        on_output: OutputSink,
+    ) -> CodeResult:
+        """Run code; Python keeps its state between calls.
+
+        Args:
+            context: Whose variables it sees; a new name makes a new context. None: the one that all such calls share.
+            restart: Begin without variables; what the context ran before is ended.
+
+        Raises:
+            ToolError: The name cannot be used, or there are too many contexts.
+        """
         ...
 
     def open_file(self, path: str) -> AbstractAsyncContextManager[FileReader]:
@@ -162,6 +182,6 @@ class Runtime(Protocol):
         """Return the TCP ports that something listens on, or None when the runtime cannot tell."""
         ...
 
-    def preview_url(self, port: int) -> str:
+    async def preview_url(self, port: int) -> str:
         """Return the URL of a port, without any token."""
         ...

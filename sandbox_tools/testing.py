@@ -56,7 +56,16 @@ class FakeRuntime:
         await self._work(command, on_output)
         return self.exec_result
 
-    async def run_code(self, code: str, *, language: Language, timeout_s: float, on_output: OutputSink) -> CodeResult:
+    async def run_code(
+        self,
+        code: str,
+        *,
+        language: Language,
+        context: str | None = None,
+        restart: bool = False,
+        timeout_s: float,
+        on_output: OutputSink,
+    ) -> CodeResult:
         await self._work(code, on_output)
         return self.code_result
 
@@ -85,7 +94,7 @@ class FakeRuntime:
         self._fail()
         return self.ports
 
-    def preview_url(self, port: int) -> str:
+    async def preview_url(self, port: int) -> str:
         return preview_url("https://sandbox-router.example/9000-fake", port)
 
     async def _work(self, what: str, on_output: OutputSink) -> None:

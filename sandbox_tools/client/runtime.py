@@ -9,19 +9,22 @@ from typing import Final
 import anyio
 import anyio.abc
 
-from sandbox_tools.client.contexts import PythonContext
+from sandbox_tools.client.contexts import CodeContexts
 from sandbox_tools.client.control import RuntimeAccess
 from sandbox_tools.client.files import RemoteFile, RemoteFiles
 from sandbox_tools.client.filesystem import RemoteFilesystem
 from sandbox_tools.client.machine import RemoteMachine
+from sandbox_tools.client.preview_upstream import PrivatePreviews
 from sandbox_tools.client.process import RemoteProcess
-from sandbox_tools.client.run import run_process
+from sandbox_tools.client.process_calls import ProcessCalls
+from sandbox_tools.client.run import RunningProcess, run_process
 from sandbox_tools.client.signing import UrlSigner
 from sandbox_tools.client.transport import Transport
 from sandbox_tools.redaction import Registry
 from sandbox_tools.runtime import CodeResult, ExecResult, Language, ListedEntry, OutputSink
 from sandbox_tools.wire.preview import preview_url
 from sandbox_tools.wire.process import Command
+from sandbox_tools.wire.process_calls import Selector
 
 _SHELL: Final = 'if command -v bash >/dev/null 2>&1; then exec bash -c "$1"; else exec sh -c "$1"; fi'
 """bash where the template has it, because models write bash; one start either way."""
@@ -42,19 +45,31 @@ class RemoteRuntime:
         files: Content of files, of any size.
         filesystem: Directories, names and watchers.
         machine: Health, ports, metrics, environment.
+        processes: List, input, signals, terminals and results of processes, whoever started them.
+        contexts: Processes that keep the variables of code.
 
     Args:
-        task_group: Lives as long as the runtime is used; the code context's reader runs in it.
+        task_group: Lives as long as the runtime is used; the readers of code contexts run in it.
+        previews: Serves the previews of a sandbox that keeps them private; None: they are public.
     """
 
-    def __init__(self, sandbox_id: str, access: RuntimeAccess, task_group: anyio.abc.TaskGroup) -> None:
+    def __init__(
+        self,
+        sandbox_id: str,
+        access: RuntimeAccess,
+        task_group: anyio.abc.TaskGroup,
+        previews: PrivatePreviews | None = None,
+    ) -> None:
         self._sandbox_id = sandbox_id
         self._access = access
+        self._tasks = task_group
+        self._previews = previews
         self._transport = Transport(access.envd_url, {"X-Access-Token": access.access_token})
         self.files: Final = RemoteFiles(self._transport)
         self.filesystem: Final = RemoteFilesystem(self._transport)
         self.machine: Final = RemoteMachine(self._transport)
-        self._context = PythonContext(self, task_group)
+        self.processes: Final = ProcessCalls(self._transport)
+        self.contexts: Final = CodeContexts(self, task_group)
 
     @property
     def sandbox_id(self) -> str:
@@ -70,15 +85,44 @@ class RemoteRuntime:
         on_output: OutputSink,
     ) -> ExecResult:
         """Run a shell command; see `Runtime.exec`."""
-        shell = Command(cmd="/bin/sh", args=("-c", _SHELL, "sh", command), cwd=cwd, envs=envs or {})
-        return await run_process(self._transport, shell, timeout_s=timeout_s, on_output=on_output)
+        shell = _shell(command, cwd=cwd, envs=envs or {})
+        return await run_process(self._transport, shell, self._tasks, timeout_s=timeout_s, on_output=on_output)
 
-    async def run_code(self, code: str, *, language: Language, timeout_s: float, on_output: OutputSink) -> CodeResult:
+    async def start_command(
+        self,
+        command: str,
+        *,
+        cwd: str | None = None,
+        envs: Mapping[str, str] | None = None,
+        stdin: bool = False,
+        timeout_s: float | None = None,
+        on_output: OutputSink,
+    ) -> RunningProcess:
+        """Start a shell command that runs beside its caller; see `Runtime.start_command`."""
+        timeout_ms = None if timeout_s is None else int(timeout_s * 1000)
+        shell = _shell(command, cwd=cwd, envs=envs or {}, stdin=stdin, timeout_ms=timeout_ms)
+        process = RunningProcess(self._transport, shell, on_output, self._tasks)
+        await process.started()
+        return process
+
+    async def run_code(
+        self,
+        code: str,
+        *,
+        language: Language,
+        context: str | None = None,
+        restart: bool = False,
+        timeout_s: float,
+        on_output: OutputSink,
+    ) -> CodeResult:
         """Run code; see `Runtime.run_code`."""
         if language == "python":
-            return await self._context.run(code, timeout_s=timeout_s, on_output=on_output)
+            if restart:
+                await self.contexts.restart(context, language)
+            kept = await self.contexts.get(context, language)
+            return await kept.run(code, timeout_s=timeout_s, on_output=on_output)
         command = Command(cmd="/bin/sh", args=("-c", _ONE_SHOT[language], "sh", code))
-        result = await run_process(self._transport, command, timeout_s=timeout_s, on_output=on_output)
+        result = await run_process(self._transport, command, self._tasks, timeout_s=timeout_s, on_output=on_output)
         return CodeResult(
             timed_out=result.timed_out,
             state_kept=False,
@@ -110,19 +154,34 @@ class RemoteRuntime:
         ports = await self.machine.ports()
         return None if ports is None else frozenset(port.port for port in ports)
 
-    def preview_url(self, port: int) -> str:
+    async def preview_url(self, port: int) -> str:
         """Return the URL of a port; see `Runtime.preview_url`."""
-        return preview_url(self._access.envd_url, port)
+        if self._previews is None:
+            return preview_url(self._access.envd_url, port)
+        return await self._previews.publish(self._access, port)
 
     def url_signer(self, registry: Registry) -> UrlSigner:
         """Return what signs URLs of files in this sandbox; `registry` is told of each one."""
         return UrlSigner(self._access.envd_url, self._access.access_token, registry)
 
     async def start(self, command: Command) -> RemoteProcess:
-        """Start a process and return its event stream; for contexts."""
+        """Start a process and return its event stream."""
         return await RemoteProcess.start(self._transport, command)
 
+    async def connect(self, process: Selector, *, pty: bool = False) -> RemoteProcess:
+        """Return a process that was started before, by its pid or its tag, with its events from now on."""
+        return await RemoteProcess.connect(self._transport, process, pty=pty)
+
     async def aclose(self) -> None:
-        """Close the connections. Does not end the sandbox."""
-        await self._context.aclose()
+        """Close the connections. Does not end the sandbox, nor what runs in it."""
+        self.contexts.detach()
+        if self._previews is not None:
+            await self._previews.withdraw(self._access)
         await self._transport.aclose()
+
+
+def _shell(
+    command: str, *, cwd: str | None, envs: Mapping[str, str], stdin: bool = False, timeout_ms: int | None = None
+) -> Command:
+    args = ("-c", _SHELL, "sh", command)
+    return Command(cmd="/bin/sh", args=args, cwd=cwd, envs=envs, stdin=stdin, timeout_ms=timeout_ms)

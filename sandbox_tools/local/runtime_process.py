@@ -36,13 +36,11 @@ from sandbox_tools.wire.process import (
     Command,
     OutputData,
     ProcessEvent,
-    input_from_json,
     run_request_from_json,
-    selector_from_json,
-    signal_from_json,
     start_request_from_json,
     terminal_size_from_json,
 )
+from sandbox_tools.wire.process_calls import input_from_json, selector_from_json, signal_from_json
 
 MAX_RUN_OUTPUT_BYTES: Final = 8 << 20
 """Of each stream in the answer of /run; the rest is left out, and `error` says so."""

@@ -1,9 +1,8 @@
-"""Processes: requests and events of `/process.Process/*`, and `/run` (wire contract 3.5, 4.3)."""
+"""A process: what starts it, and its events (wire contract 3.5, 4.3)."""
 
 from __future__ import annotations
 
 import base64
-import binascii
 import re
 import struct
 from collections.abc import Mapping
@@ -203,65 +202,6 @@ def events_from_json(message: Mapping[str, object]) -> list[ProcessEvent]:
     return [KeepAlive()] if "keepalive" in event else []
 
 
-def selector_json(pid: int) -> dict[str, object]:
-    """Return a process selector."""
-    return {"pid": pid}
-
-
-def selector_from_json(message: Mapping[str, object]) -> int | str:
-    """Read the process selector of a request: a pid, or a tag.
-
-    Raises:
-        WireError: It is missing, or names not exactly one.
-    """
-    selector = message.get("process")
-    fields = selector if isinstance(selector, dict) else {}
-    pid, tag = fields.get("pid"), fields.get("tag")
-    if pid is not None and tag is None:
-        return whole_number(pid)
-    if isinstance(tag, str) and tag and pid is None:
-        return tag
-    raise WireError("process must have a pid or a tag")
-
-
-def input_from_json(message: Mapping[str, object], *, pty: bool) -> bytes:
-    """Read the bytes of `SendInput`, for a process with or without a PTY. `stdin` is understood for both.
-
-    Raises:
-        WireError: There are none, or they are not base64, or they are for a PTY that the process does not have.
-    """
-    given = message.get("input")
-    fields = given if isinstance(given, dict) else {}
-    if fields.get("pty") is None:
-        return decode_base64(fields.get("stdin"))
-    if not pty:
-        raise WireError("this process has no pty")
-    return decode_base64(fields["pty"])
-
-
-def signal_from_json(message: Mapping[str, object]) -> int:
-    """Read the POSIX number of the signal of `SendSignal`; older clients leave `SIGNAL_` out (quirk 33).
-
-    Raises:
-        WireError: It is none of `SIGNALS`.
-    """
-    name = message.get("signal")
-    number = SIGNALS.get("SIGNAL_" + name.removeprefix("SIGNAL_")) if isinstance(name, str) else None
-    if number is None:
-        raise WireError("signal must be one of " + ", ".join(SIGNALS))
-    return number
-
-
-def exit_code_from_result(message: Mapping[str, object]) -> int:
-    """Read the exit code of a `GetResult` or `/run` answer; absent is 0 (4.1).
-
-    Raises:
-        WireError: It is not a whole number.
-    """
-    value = message.get("exitCode")
-    return whole_number(message.get("exit_code") if value is None else value, default=0)
-
-
 def _command(
     process: Mapping[str, object],
     *,
@@ -367,7 +307,7 @@ def decode_base64(text: object) -> bytes:
     """
     try:
         return base64.b64decode(text, validate=True) if isinstance(text, str) else _not_base64()
-    except binascii.Error:
+    except ValueError:  # also for text that is not ASCII
         return _not_base64()
 
 

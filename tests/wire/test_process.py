@@ -20,11 +20,11 @@ from sandbox_tools.wire.process import (
     Started,
     event_to_json,
     events_from_json,
-    exit_code_from_result,
     run_request_from_json,
     start_request_from_json,
     start_request_json,
 )
+from sandbox_tools.wire.process_calls import exit_code_from_result
 
 texts = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=20)
 names = st.text(st.characters(exclude_characters="\0=", exclude_categories=["Cs"]), min_size=1, max_size=10)
