@@ -1,17 +1,18 @@
-"""What this machine can isolate, and what to do when it cannot. Imports on any system."""
+"""What this machine can isolate. Imports on any system."""
 
 from __future__ import annotations
 
 import os
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
 from sandbox_tools.errors import ConfigurationError
+from sandbox_tools.local.remedy import remedy, this_machine
 
 if TYPE_CHECKING:
     from sandbox_tools.local.launcher import Launcher
+    from sandbox_tools.local.state import State
 
 IsolationLevel = Literal["namespaces", "landlock", "none"]
 LauncherKind = Literal["native", "bwrap", "landlock"]
@@ -99,7 +100,7 @@ def available(launcher: LauncherKind = "native") -> IsolationReport:
 
 def unavailable(reason: str) -> IsolationReport:
     """Return the report of a failed self-test, with the remedy for this machine."""
-    return IsolationReport(level="none", reason=reason, remedy=remedy())
+    return IsolationReport(level="none", reason=reason, remedy=remedy(this_machine()))
 
 
 def report_to_json(report: IsolationReport) -> dict[str, object]:
@@ -112,70 +113,18 @@ def report_to_json(report: IsolationReport) -> dict[str, object]:
     }
 
 
-async def probe(launcher: Launcher | None = None, *, minimum: str | None = None) -> IsolationReport:
+async def probe(
+    launcher: Launcher | None = None, *, state: State | None = None, minimum: str | None = None
+) -> IsolationReport:
     """Launch a sandbox with everything that a real one has, look around inside it, and report.
 
     Args:
-        launcher: That of a service; None makes one for this test.
+        launcher: That of a service; None makes one for this test, and where its files are.
+        state: Of the same service.
         minimum: The least isolation to try then; see `least_isolation`.
     """
     if sys.platform != "linux":
         return unavailable(f"this system ({sys.platform}) has no Linux namespaces")
     from sandbox_tools.local import selftest  # noqa: PLC0415 - Linux only
 
-    return await selftest.run(launcher, minimum)
-
-
-def remedy() -> str:
-    """Return what to do on this machine so that sandboxes can be isolated."""
-    return f"{_remedy()} Or set SEACLOUD_BASE_URL and SEACLOUD_API_KEY to use SeaCloud sandboxes."
-
-
-def _remedy() -> str:
-    if sys.platform != "linux":
-        return _OTHER_SYSTEMS.get(sys.platform, "Run sandbox-tools on Linux.")
-    for (name, value), text in _SYSCTLS.items():
-        if _sysctl(name) == value:
-            return text
-    if _sysctl("kernel/apparmor_restrict_unprivileged_userns") == "1":
-        return _APPARMOR
-    if Path("/.dockerenv").exists() or Path("/run/.containerenv").exists():
-        return _CONTAINER
-    return (
-        "This machine must let this user create user namespaces: kernel 5.12 or newer, CONFIG_USER_NS, and no policy "
-        "(seccomp, SELinux, AppArmor) that denies it."
-    )
-
-
-_OTHER_SYSTEMS: Final = {
-    "darwin": "On macOS, run sandbox-tools in a Linux virtual machine (Lima, OrbStack).",
-    "win32": "On Windows, run sandbox-tools inside WSL 2.",
-}
-
-_SYSCTLS: Final = {
-    ("kernel/unprivileged_userns_clone", "0"): "Run `sudo sysctl -w kernel.unprivileged_userns_clone=1`.",
-    ("user/max_user_namespaces", "0"): "Run `sudo sysctl -w user.max_user_namespaces=15000`.",
-}
-
-_CONTAINER: Final = (
-    "In a container: start it with `--security-opt seccomp=unconfined --security-opt systempaths=unconfined` "
-    "(Podman: `--security-opt seccomp=unconfined --security-opt unmask=ALL`), better with a seccomp profile that only "
-    "adds unshare, clone, mount, umount2 and pivot_root; on an Ubuntu host AppArmor must allow user namespaces too. "
-    "A weaker isolation that needs none of this, for a service that runs as root: `--min-isolation landlock` or "
-    "SANDBOX_TOOLS_MIN_ISOLATION=landlock."
-)
-
-
-_APPARMOR: Final = (
-    "Ubuntu's AppArmor lets only listed programs use user namespaces, and bubblewrap is one of them. Run `sudo apt "
-    "install bubblewrap`; on Ubuntu 24.04 also `sudo apt install apparmor-profiles && sudo ln -s "
-    "/usr/share/apparmor/extra-profiles/bwrap-userns-restrict /etc/apparmor.d/ && sudo apparmor_parser -r "
-    "/etc/apparmor.d/bwrap-userns-restrict`."
-)
-
-
-def _sysctl(name: str) -> str:
-    try:
-        return Path("/proc/sys", name).read_text().strip()
-    except OSError:
-        return ""
+    return await selftest.run(launcher, state, minimum)

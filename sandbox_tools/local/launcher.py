@@ -5,11 +5,13 @@ from __future__ import annotations
 import array
 import json
 import os
+import pwd
 import secrets
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
@@ -25,6 +27,8 @@ LAUNCH_TIMEOUT_S: Final = 15.0
 _MAX_MESSAGE_BYTES: Final = 65_536
 _SPARE_UIDS: Final = ((1_870_000_000, 9_000_000), (40_000, 20_000))
 """First and number of user ids that nobody has, for a server that runs as root; the second where few are mapped."""
+
+_UID_ATTEMPTS: Final = 100
 
 _BOOTSTRAP: Final = """\
 import json, socket, sys, types
@@ -182,8 +186,11 @@ def _interpreter() -> str:
     return os.path.realpath(getattr(sys, "_base_executable", None) or sys.executable)
 
 
-def spare_uid() -> int | None:
-    """Return a user id for one sandbox when we are root, else None.
+def spare_uid(taken: Collection[int] = ()) -> int | None:
+    """Return a user id for one sandbox when we are root, else None. Blocks: user names may come from a network.
+
+    Args:
+        taken: By sandboxes whose files are there, whether they run or not.
 
     Raises:
         LaunchError: This user namespace maps no id that is free.
@@ -192,8 +199,22 @@ def spare_uid() -> int | None:
         return None
     for first, count in _SPARE_UIDS:
         if _is_mapped(first) and _is_mapped(first + count):
-            return first + 1 + secrets.randbelow(count)  # the first is `volumes_uid`
+            for _ in range(_UID_ATTEMPTS):
+                uid = first + 1 + secrets.randbelow(count)  # the first is `volumes_uid`
+                if uid not in taken and not _is_somebody(uid):
+                    return uid
     raise LaunchError("there is no spare user id in this user namespace")
+
+
+def _is_somebody(uid: int) -> bool:
+    """Whether an id has a name on this machine, or a process."""
+    with suppress(KeyError):
+        pwd.getpwuid(uid)
+        return True
+    with suppress(ProcessLookupError):
+        os.getpriority(os.PRIO_USER, uid)
+        return True
+    return False
 
 
 def volumes_uid() -> int | None:

@@ -5,10 +5,8 @@ from __future__ import annotations
 import json
 import os
 import secrets
-import shutil
 import socket
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,70 +21,66 @@ from sandbox_tools.local.isolation import IsolationReport, available, launchers_
 from sandbox_tools.local.launcher import Launcher, LaunchError, spare_uid
 from sandbox_tools.local.layout import host_layout
 from sandbox_tools.local.sandbox import Sandbox
-from sandbox_tools.local.state import remove_tree
+from sandbox_tools.local.state import State, state_for
 from sandbox_tools.wire.process import Command, OutputData
 
 TIMEOUT_S: Final = 20.0
 
 
-async def run(launcher: Launcher | None, minimum: str | None) -> IsolationReport:
+async def run(launcher: Launcher | None, state: State | None, minimum: str | None) -> IsolationReport:
     """Test this machine; see `isolation.probe`."""
-    if launcher is not None:
-        return await _choose(launcher)
+    if launcher is not None and state is not None:
+        return await _choose(launcher, state)
     try:
-        own = Launcher(host_layout(), kinds=launchers_for(minimum))
+        kinds = launchers_for(minimum)
+        own = Launcher(host_layout(), kinds=kinds)
     except ConfigurationError as error:
         return IsolationReport(level="none", reason=str(error))
+    state = state_for(kinds)
     try:
-        return await _choose(own)
+        state.prepare()
+        return await _choose(own, state)
+    except OSError as error:
+        return IsolationReport(level="none", reason=f"{state.directory}: {error.strerror}")
     finally:
         own.close()
 
 
-async def _choose(launcher: Launcher) -> IsolationReport:
+async def _choose(launcher: Launcher, state: State) -> IsolationReport:
     """Let it use the first kind that passes."""
     reasons: list[str] = []
     for kind in launcher.kinds:
         launcher.use(kind)
-        reason = await _reason(launcher)
+        reason = await _reason(launcher, state)
         if not reason:
             return available(kind)
         reasons.append(f"{kind}: {reason}")
     return unavailable("; ".join(reasons))
 
 
-async def _reason(launcher: Launcher) -> str:
+async def _reason(launcher: Launcher, state: State) -> str:
     """Return what is wrong with the kind in use, or ""."""
     reason = "the self-test did not end in time"
     with anyio.move_on_after(TIMEOUT_S):
         try:
-            reason = await _launch_canary(launcher)
+            reason = await _launch_canary(launcher, state)
         except (LaunchError, OSError) as error:
             reason = str(error)
     return reason
 
 
-def _passable_directory() -> Path:
-    """Without namespaces the sandbox's user must be able to pass through."""
-    directory = Path(tempfile.mkdtemp(prefix="sandbox-tools-"))
-    directory.chmod(0o711)
-    return directory
-
-
-async def _launch_canary(launcher: Launcher) -> str:
-    directory = _passable_directory()
+async def _launch_canary(launcher: Launcher, state: State) -> str:
+    """In a place like that of any sandbox: if this process is killed, the next service deletes what is left."""
+    uid = await anyio.to_thread.run_sync(spare_uid, state.uids())
+    home = state.new_home(f"self-test-{secrets.token_hex(8)}", uid)
     try:
-        workspace, uid = directory / "workspace", spare_uid()
-        workspace.mkdir()
-        if uid is not None:
-            shutil.chown(workspace, uid, uid)
-        host_file = directory / "canary"
+        host_file = home.path / "canary"
         host_file.write_text("canary")
         host_file.chmod(0o644)
-        return await _run_canary(launcher, workspace, uid, host_file)
+        return await _run_canary(launcher, home.workspace, uid, host_file)
     finally:
         with anyio.CancelScope(shield=True):
-            await anyio.to_thread.run_sync(remove_tree, directory)
+            await anyio.to_thread.run_sync(home.remove)
 
 
 async def _run_canary(launcher: Launcher, workspace: Path, uid: int | None, host_file: Path) -> str:

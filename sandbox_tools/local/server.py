@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import resource
 import socket
 from collections.abc import Callable, Iterator, Sequence
@@ -24,7 +23,7 @@ from sandbox_tools.local.launcher import Launcher
 from sandbox_tools.local.layout import host_layout
 from sandbox_tools.local.limits import Limits
 from sandbox_tools.local.registry import Registry
-from sandbox_tools.local.state import PASSABLE_DIRECTORY, State, default_state_directory
+from sandbox_tools.local.state import state_for
 from sandbox_tools.local.watchdog import Bounds
 from sandbox_tools.local.websocket import WebSockets
 
@@ -62,9 +61,7 @@ async def serve(
         ConfigurationError: The interpreter lies where a sandbox has its own files.
         OSError: The port is taken, or the state directory cannot be made.
     """
-    passable = "landlock" in launchers and os.getuid() == 0
-    directory = PASSABLE_DIRECTORY if passable else default_state_directory()
-    state = State(state_dir or directory, passable=passable)
+    state = state_for(launchers, state_dir)
     state.prepare()
     _allow_many_files()
     launcher = Launcher(host_layout(), kinds=launchers)

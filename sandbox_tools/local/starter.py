@@ -48,7 +48,7 @@ class Starter:
         """Return the self-test's result; it runs until it has passed once: a full disk, say, is not for ever."""
         async with self._testing:
             if self._report is None or self._report.level == "none":
-                self._report = self._limits.report(await probe(self._launcher))
+                self._report = self._limits.report(await probe(self._launcher, state=self._state))
                 if self._report.level != "none":
                     self._pool.fill()
             return self._report
@@ -104,7 +104,8 @@ class Starter:
 
     async def _launch(self, mounts: Sequence[VolumeMount] = ()) -> Ready:
         sandbox_id = f"sb-{secrets.token_hex(10)}"
-        home = self._state.new_home(sandbox_id, volumes_uid() if mounts else spare_uid())
+        uid = volumes_uid() if mounts else await anyio.to_thread.run_sync(spare_uid, self._state.uids())
+        home = self._state.new_home(sandbox_id, uid)
         try:
             sandbox = await self._start(home, EventLog(), mounts)
         except BaseException:

@@ -11,6 +11,7 @@ import logging
 import os
 import secrets
 import stat
+from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,6 +94,13 @@ class Home:
             os.close(self.lock)
 
 
+def state_for(launchers: Collection[str], directory: Path | None = None) -> State:
+    """Return where a service with these launchers keeps the files of its sandboxes; None is the usual place."""
+    passable = "landlock" in launchers and os.getuid() == 0
+    usual = PASSABLE_DIRECTORY if passable else default_state_directory()
+    return State(directory or usual, passable=passable)
+
+
 class State:
     """The directory of all sandboxes of a user.
 
@@ -135,6 +143,16 @@ class State:
             home.remove()
             raise
         return home
+
+    def uids(self) -> set[int]:
+        """Return the user ids of all sandboxes whose files are here."""
+        if os.getuid() != 0:
+            return set()
+        found = set()
+        for path in self._sandboxes.iterdir():
+            with suppress(FileNotFoundError):  # removed meanwhile
+                found.add(path.stat().st_gid)
+        return found
 
     def volume(self, name: str, uid: int | None) -> Path:
         """Return the directory of a volume; the first who asks makes it. `volumes.check` has passed the name.

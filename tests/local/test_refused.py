@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import pytest
 from sandbox_tools.errors import ConfigurationError
 from sandbox_tools.local import bwrap, layout
 from tests.local.service import ROOT, LocalServer, running_service, wait_for
+from tests.local.test_bombs import BOUNDS, FORK, MEMORY, is_usable_or_stopped
 from tests.local.users import ORDINARY_UID, as_ordinary_user, passable_directory, processes_of, readable_python
 
 ONLY_SMALL_STEPS = """
@@ -119,7 +121,7 @@ def weaker(passable: Path) -> Iterator[LocalServer]:
         pytest.skip("the landlock level needs a service that runs as root")
     python = readable_python()
     prefix = (sys.executable, "-c", DENIED, str(ROOT))
-    env = {"LAUNCHERS": "native bwrap landlock"}
+    env = {"LAUNCHERS": "native bwrap landlock", "BOUNDS": json.dumps(BOUNDS)}
     with running_service(passable / "weaker", prefix=prefix, python=python, env=env) as service:
         yield service
 
@@ -205,6 +207,17 @@ def denied(directory: Path, *arguments: str) -> subprocess.CompletedProcess[str]
     (packages / "ours.pth").write_text("\n".join(ours))
     command = [sys.executable, "-c", DENIED, str(ROOT), str(environment / "bin/python"), "-m", "sandbox_tools"]
     return subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=60, check=False)
+
+
+@pytest.mark.parametrize("program", [FORK, MEMORY], ids=["fork", "memory"])
+def test_a_bomb_at_the_weaker_level_leaves_the_others_alone(weaker: LocalServer, program: str) -> None:
+    with weaker.sandbox() as other, weaker.sandbox() as box:
+        with box.start("python3", "-c", program):
+            until = time.monotonic() + 1
+            while time.monotonic() < until:
+                assert other.run("true").exit_code == 0
+        assert is_usable_or_stopped(box)
+        assert other.run("true").exit_code == 0
 
 
 def test_the_weaker_level_leaves_no_process(weaker: LocalServer) -> None:

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import errno
+import os
+import re
 import struct
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from sandbox_tools.local import seccomp
 from sandbox_tools.local.seccomp import program
 
 ALLOW, KILL, ERRNO = 0x7FFF_0000, 0x8000_0000, 0x0005_0000
 ARCH = {"x86_64": 0xC000_003E, "aarch64": 0xC000_00B7}
+HEADERS = {
+    "x86_64": "/usr/include/x86_64-linux-gnu/asm/unistd_64.h",
+    "aarch64": "/usr/include/asm-generic/unistd.h",
+}
 NUMBERS = {
     "x86_64": {
         "read": 0,
@@ -94,6 +103,35 @@ def test_only_the_listed_socket_families_are_allowed(arch: str) -> None:
 def test_another_architecture_is_killed(arch: str) -> None:
     for other in (0x4000_0003, 0xC000_00F3, 0):  # i386, riscv64, none
         assert run(program(arch), arch=other, number=0) == KILL
+
+
+@pytest.mark.parametrize("name", ["riscv64", "ppc64le", "i686", "armv7l", ""])
+def test_a_machine_without_a_table_is_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "uname", lambda: SimpleNamespace(machine=name))
+    with pytest.raises(seccomp.UnknownArchitectureError, match="no system call table"):
+        seccomp.machine()
+
+
+def test_every_number_of_the_tables_is_refused(arch: str) -> None:
+    for sockets in (True, False):
+        code = program(arch, sockets=sockets)
+        tables = [seccomp._DENIED[arch], {} if sockets else seccomp._DENIED_WITHOUT_NAMESPACES[arch]]
+        for name, number in [pair for table in tables for pair in table.items()]:
+            assert run(code, arch=ARCH[arch], number=number) == PERM, name
+
+
+@pytest.mark.parametrize("header", HEADERS.items(), ids=HEADERS)
+def test_the_numbers_are_those_of_the_kernel(header: tuple[str, str]) -> None:
+    arch, file = header
+    if not Path(file).exists():
+        pytest.skip("the kernel's headers are not installed")
+    numbers = dict(re.findall(r"#define __NR(?:3264)?_(\w+)\s+(\d+)", Path(file).read_text()))
+    known = 0
+    for name, number in {**seccomp._DENIED[arch], **seccomp._DENIED_WITHOUT_NAMESPACES[arch], **NUMBERS[arch]}.items():
+        if name in numbers:
+            assert numbers[name] == str(number), name
+            known += 1
+    assert known > 60
 
 
 def test_the_x32_numbers_are_killed() -> None:
