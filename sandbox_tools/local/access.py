@@ -12,8 +12,8 @@ from starlette.requests import Request
 from sandbox_tools.local.web import RequestError, same
 from sandbox_tools.wire.files import SignedOperation, file_signature
 
-USER: Final = "user"
-"""Everything in a sandbox runs as this one."""
+USERS: Final = ("", "user", "root")
+"""Names of the one user of a sandbox; `root` is what SeaCloud's templates call theirs."""
 
 
 def check_access(request: Request, access_token: str, signed: SignedOperation | None) -> None:
@@ -59,8 +59,8 @@ def _is_ahead(expiration: str) -> bool:
 
 def _check_user(request: Request) -> None:
     for name in (request.query_params.get("username", ""), _basic_user(request)):
-        if name not in ("", USER):
-            raise RequestError(401, f"unknown user: everything in this sandbox runs as {USER!r}")
+        if name not in USERS:
+            raise RequestError(401, "unknown user: everything in this sandbox runs as 'user'")
 
 
 def _basic_user(request: Request) -> str:

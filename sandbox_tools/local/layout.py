@@ -47,7 +47,10 @@ _FILES: Final = {
     "/etc/resolv.conf": "",
 }
 
-_RESERVED: Final = ("/proc", "/dev", "/sys", "/etc", DEFAULT_WORKSPACE)
+_PROGRAMS: Final = "/run/sandbox-tools"
+"""Inside: programs of ours that come before the host's of the same name."""
+
+_RESERVED: Final = ("/proc", "/dev", "/sys", "/etc", _PROGRAMS, DEFAULT_WORKSPACE)
 """Inside, these are the sandbox's own: no read-only tree of the host may hold or replace one."""
 
 
@@ -77,7 +80,8 @@ def host_layout() -> Layout:
     trees = _without_nested([*trees, *_python_trees()])
     for tree in trees:
         _check_tree(tree)
-    binds = tuple((tree, tree) for tree in trees) + tuple(_etc_binds())
+    su = str(Path(__file__).parent.parent / "guest" / "su")
+    binds = (*((tree, tree) for tree in trees), *_etc_binds(), (su, f"{_PROGRAMS}/su"))
     return Layout(binds=binds, links=links, files=_FILES)
 
 
@@ -85,7 +89,7 @@ def environment() -> dict[str, str]:
     """Return the environment that every process in a sandbox starts from. Nothing of the host's is in it."""
     user_base = f"{DEFAULT_WORKSPACE}/.local"
     version = f"python{sys.version_info[0]}.{sys.version_info[1]}"
-    path = [f"{user_base}/bin", f"{sys.base_prefix}/bin", "/usr/local/bin", "/usr/bin", "/bin"]
+    path = [f"{user_base}/bin", _PROGRAMS, f"{sys.base_prefix}/bin", "/usr/local/bin", "/usr/bin", "/bin"]
     path += ["/usr/local/sbin", "/usr/sbin", "/sbin"]
     return {
         "PATH": ":".join(dict.fromkeys(path)),

@@ -54,6 +54,7 @@ EXPECTED: dict[str, Any] = {
     "watched": True,
     "given": "at-create now\n",
     "stdin": "typed",
+    "users": ["it's 1000\n", "it's 1000\n"],
     "callback": [0, "live\nmore\n"],
     "listed processes": True,
     "connected": True,

@@ -101,6 +101,7 @@ def commands(sandbox: Any) -> None:
     seen["ran"] = shell(sandbox, "echo out; echo err >&2; exit 3")
     seen["given"] = shell(sandbox, 'echo "$GIVEN $EXTRA"', envs={"EXTRA": "now"}, cwd="/tmp")["stdout"]
     seen["stdin"] = sandbox.commands.run("cat", stdin="typed")["stdout"]
+    seen["users"] = [shell(sandbox, 'echo "it\'s" $(id -u)', user=user)["stdout"] for user in ("user", "root")]
     live: list[str] = []
     seen["callback"] = [shell(sandbox, "echo live; echo more", on_stdout=live.append)["exit_code"], "".join(live)]
     handle = sandbox.commands.run("sleep", args=["1000"], background=True)
