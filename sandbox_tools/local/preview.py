@@ -68,16 +68,23 @@ class Target:
         path: The target of the request, with its query, exactly as it was sent.
         host: The Host of the request.
         prefix: The path of the preview on our own origin; None on an origin of its own.
+        trusted: A program asks that has the token, such as a proxy that gives the preview an origin of its own.
     """
 
     port: int
     path: bytes
     host: str
     prefix: str | None = None
+    trusted: bool = False
+
+    @property
+    def shares_origin(self) -> bool:
+        """Whether a page of another preview, or of ours, may see what is answered."""
+        return self.prefix is not None and not self.trusted
 
     def request_headers(self, given: Headers, hidden: Collection[str]) -> Headers:
         """Return what the app gets: nothing that is for one hop or for us, and no value with a hidden text in it."""
-        dropped = _NOT_FOR_THE_APP if self.prefix is None else _NOT_FOR_THE_APP | _COOKIES
+        dropped = _NOT_FOR_THE_APP | _COOKIES if self.shares_origin else _NOT_FOR_THE_APP
         texts = [text.encode() for text in hidden]
         headers = [pair for pair in _without(given, dropped) if not any(text in pair[1] for text in texts)]
         # On its own origin the app sees the name that its pages see, or it would refuse their requests as foreign.
@@ -90,7 +97,7 @@ class Target:
 
     def response_headers(self, given: Iterable[tuple[bytes, bytes]]) -> Headers:
         """Return what the caller gets. A cookie is for its own origin only, whatever the app says."""
-        headers = _without(given, _HOP_BY_HOP if self.prefix is None else _HOP_BY_HOP | _COOKIES)
+        headers = _without(given, _HOP_BY_HOP | _COOKIES if self.shares_origin else _HOP_BY_HOP)
         return [(name, _host_only(value) if name == b"set-cookie" else value) for name, value in headers]
 
 

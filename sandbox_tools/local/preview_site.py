@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from starlette.requests import Request
@@ -118,8 +118,8 @@ class PreviewSite:
         if preview is None:
             raise RequestError(404, "no such route")
         entry = await self.admit(preview, request)
-        target = preview.target
-        if target.prefix is not None:
+        target = replace(preview.target, trusted=_has_token(request, entry))
+        if target.shares_origin:
             if request.headers.get("sec-fetch-mode") == "navigate" and request.method in ("GET", "HEAD"):
                 return self._to_own_origin(entry, target)
             if "service-worker" in request.headers:
@@ -128,7 +128,7 @@ class PreviewSite:
             response = await entry.previews.forward(request, target, hidden=self.secrets_of(entry))
         except NotServedError as error:
             return _not_served(request, entry, error)
-        if target.prefix is not None:
+        if target.shares_origin:
             response.headers.update(_SHARED_ORIGIN)
         return response
 

@@ -31,7 +31,7 @@ async def run_get_preview_url(context: ToolContext, args: PreviewArguments) -> O
             f"Nothing listens on port {args.port} (listening ports: {found}). Start the server with exec, "
             "background=true, bind it to 0.0.0.0, read its log if it does not come up, then call again."
         )
-    url = context.runtime.preview_url(args.port)
+    url = await context.runtime.preview_url(args.port)
     return Output(
         text=f"Preview of port {args.port}: {url}\nThe URL works while the sandbox runs.",
         structured={"url": url, "port": args.port, "sandbox_id": context.runtime.sandbox_id},
