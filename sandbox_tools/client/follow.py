@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import time
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Final
 
@@ -20,8 +21,8 @@ from sandbox_tools.errors import (
     SandboxUnreachableError,
 )
 from sandbox_tools.runtime import ExecResult, OutputSink, OutputStream
-from sandbox_tools.wire.process import Command, Ended, OutputData
-from sandbox_tools.wire.process_calls import Finished
+from sandbox_tools.wire.process import Ended, OutputData
+from sandbox_tools.wire.process_calls import Finished, Selector
 
 RECONNECT_PAUSES_S: Final = (0.0, 0.1, 0.3, 1.0, 2.0, 4.0)
 """Pauses before the tries to find a process again, in seconds; up to half of each is left to chance."""
@@ -39,23 +40,31 @@ _BUSY: Final = (429, 502, 503, 504)
 
 
 class Followed:
-    """One process, from its start to its end. It is never started twice.
+    """One process, to its end. It is never started twice.
 
     Args:
-        command: With a tag of its own.
+        begin: Starts it, or connects to it.
+        selector: Finds it again when the connection is lost.
 
     Attributes:
         started: Set when its pid is known.
         ended: Set when its end is known.
     """
 
-    def __init__(self, transport: Transport, command: Command, on_output: OutputSink) -> None:
+    def __init__(
+        self,
+        transport: Transport,
+        begin: Callable[[], Awaitable[RemoteProcess]],
+        selector: Selector,
+        on_output: OutputSink,
+    ) -> None:
         self.started = anyio.Event()
         self.ended = anyio.Event()
         self.pid: int | None = None
         self._transport = transport
         self._calls = ProcessCalls(transport)
-        self._command = command
+        self._begin = begin
+        self._selector = selector
         self._process: RemoteProcess | None = None
         self._cmd_id: str | None = None
         self._output = _Output(on_output)
@@ -63,7 +72,7 @@ class Followed:
         self._broken = 0
 
     async def run(self) -> ExecResult:
-        """Start it, read its events to the end, and return how it ended.
+        """Begin, read its events to the end, and return how it ended.
 
         Raises:
             ProcessLostError: The connection was lost for good; it may still run.
@@ -84,7 +93,7 @@ class Followed:
     async def _start(self) -> None:
         failure: SandboxRequestError
         try:
-            self._take(await RemoteProcess.start(self._transport, self._command))
+            self._take(await self._begin())
         except (SandboxUnreachableError, SandboxTimeoutError) as exc:
             failure = exc
         else:
@@ -121,7 +130,7 @@ class Followed:
             self._tries += 1
             try:
                 with anyio.move_on_after(_CONNECT_S):
-                    return self._take(await RemoteProcess.connect(self._transport, self._command.tag or ""))
+                    return self._take(await RemoteProcess.connect(self._transport, self._selector))
             except SandboxResponseError as exc:
                 if _is_gone(exc) and self._cmd_id is not None:
                     return None

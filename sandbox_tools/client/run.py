@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import replace
 from typing import Final
@@ -11,12 +12,14 @@ import anyio.abc
 
 from sandbox_tools.client.ending import end_tree
 from sandbox_tools.client.follow import Followed
-from sandbox_tools.client.process_calls import OPERATION
+from sandbox_tools.client.process import RemoteProcess
+from sandbox_tools.client.process_calls import OPERATION, ProcessCalls
 from sandbox_tools.client.transport import Transport
-from sandbox_tools.client.tree import MARK, marked
+from sandbox_tools.client.tree import MARK, marked, new_mark
 from sandbox_tools.errors import ProcessLostError, SandboxRequestError
 from sandbox_tools.runtime import ExecResult, KillOutcome, OutputSink
 from sandbox_tools.wire.process import Command
+from sandbox_tools.wire.process_calls import ListedProcess
 
 START_CONFIRM_S: Final = 2.0
 """Time in which a process that must be ended has to say its pid, in seconds."""
@@ -29,26 +32,64 @@ _SERVER_MARGIN_S: Final = 10.0
 
 
 class RunningProcess:
-    """A command that was started. Implements `sandbox_tools.runtime.RunningProcess`.
+    """A command that was started, by us or by anybody. Implements `sandbox_tools.runtime.RunningProcess`.
 
     Args:
+        mark: The value of `tree.MARK` in its environment.
+        limit_s: It is ended after this many seconds.
         tasks: Lives as long as the runtime. The reader runs in it, so that the cancellation of a caller cannot leave
             a process that nobody knows.
     """
 
     def __init__(
-        self, transport: Transport, command: Command, on_output: OutputSink, tasks: anyio.abc.TaskGroup
+        self, transport: Transport, followed: Followed, mark: str, limit_s: float, tasks: anyio.abc.TaskGroup
     ) -> None:
-        command = marked(command)
         self._transport = transport
-        self._mark = command.envs[MARK]
-        self._followed = Followed(transport, command, on_output)
+        self._followed = followed
+        self._mark = mark
         self._began = time.monotonic()
         self._result: ExecResult | None = None
         self._failure: Exception | None = None
+        self._ending = anyio.Lock()
+        self._read_over = anyio.Event()
         self._over = anyio.Event()
         self._reader = anyio.CancelScope()
         tasks.start_soon(self._read)
+        if limit_s < math.inf:
+            tasks.start_soon(self._end_after, limit_s)
+
+    @classmethod
+    def begin(
+        cls,
+        transport: Transport,
+        command: Command,
+        on_output: OutputSink,
+        tasks: anyio.abc.TaskGroup,
+        *,
+        limit_s: float | None,
+    ) -> RunningProcess:
+        """Start a command; `started` says whether that worked."""
+        if limit_s is not None:
+            command = replace(command, timeout_ms=int((limit_s + _SERVER_MARGIN_S) * 1000))
+        command = marked(command)
+        followed = Followed(
+            transport, lambda: RemoteProcess.start(transport, command), command.tag or command.envs[MARK], on_output
+        )
+        return cls(transport, followed, command.envs[MARK], math.inf if limit_s is None else limit_s, tasks)
+
+    @classmethod
+    def attach(
+        cls, transport: Transport, process: ListedProcess, on_output: OutputSink, tasks: anyio.abc.TaskGroup
+    ) -> RunningProcess:
+        """Follow a process that was started before; `started` says whether it is still there."""
+        followed = Followed(
+            transport,
+            lambda: RemoteProcess.connect(transport, process.pid),
+            process.tag or process.pid,
+            on_output,
+        )
+        # The commands of this package have their mark as their tag. Any other has a pid, a session and a group.
+        return cls(transport, followed, process.tag or new_mark(), math.inf, tasks)
 
     @property
     def pid(self) -> int:
@@ -84,50 +125,78 @@ class RunningProcess:
             raise self._failure or ProcessLostError(OPERATION, self._followed.pid)
         return self._result
 
+    async def send_input(self, data: bytes) -> None:
+        """Write to its standard input.
+
+        Raises:
+            SandboxRequestError: It has none, it closed it, or it has ended.
+        """
+        await ProcessCalls(self._transport).send_input(self.pid, data)
+
+    async def close_input(self) -> None:
+        """End its standard input; raises as `send_input`."""
+        await ProcessCalls(self._transport).close_stdin(self.pid)
+
     async def kill(self) -> KillOutcome:
         """End it with all that it started. Bounded; raises nothing but cancellation."""
-        if self._result is not None:
-            return "already_finished"
-        if isinstance(self._failure, SandboxRequestError):
-            return "kill_unconfirmed"  # it was refused, or cannot be reached
-        with anyio.move_on_after(START_CONFIRM_S):
-            await self._followed.started.wait()
-        pid, ended = self._followed.pid, self._followed.ended
-        outcome = await end_tree(self._transport, mark=self._mark, pid=pid, ended=ended)
-        with anyio.move_on_after(_LAST_OUTPUT_S if ended.is_set() else 0):
+        return await self._end(timed_out=False)
+
+    async def _end(self, *, timed_out: bool) -> KillOutcome:
+        async with self._ending:
+            with anyio.move_on_after(START_CONFIRM_S):
+                await self._followed.started.wait()
+            if self._result is not None or self._was_refused():
+                return "already_finished"
+            try:
+                pid, ended = self._followed.pid, self._followed.ended
+                outcome = await end_tree(self._transport, mark=self._mark, pid=pid, ended=ended)
+                with anyio.move_on_after(_LAST_OUTPUT_S if ended.is_set() else 0):
+                    await self._read_over.wait()
+                if outcome != "already_finished" or self._result is None:
+                    self._result = self._timed(ExecResult(exit_code=None, timed_out=timed_out, kill_outcome=outcome))
+                return outcome
+            finally:
+                self._reader.cancel()
+                self._over.set()
+
+    async def _end_after(self, limit_s: float) -> None:
+        with anyio.move_on_after(limit_s):
             await self._over.wait()
-        self._reader.cancel()
-        return outcome
+        if not self._over.is_set():
+            await self._end(timed_out=True)
 
     async def _read(self) -> None:
         with self._reader:
             try:
-                result = await self._followed.run()
-                self._result = replace(result, elapsed_ms=int((time.monotonic() - self._began) * 1000))
+                self._result = self._timed(await self._followed.run())
             except Exception as exc:  # noqa: BLE001 - for whoever waits, not for the task group; a sink is foreign code
                 self._failure = exc
             finally:
                 self._followed.started.set()
-                self._over.set()
+                self._read_over.set()
+                if not self._ending.locked():  # else its end is told when all of it is gone
+                    self._over.set()
+
+    def _timed(self, result: ExecResult) -> ExecResult:
+        return replace(result, elapsed_ms=int((time.monotonic() - self._began) * 1000))
+
+    def _was_refused(self) -> bool:
+        return isinstance(self._failure, SandboxRequestError) and not self._failure.maybe_done
 
 
 async def run_process(
     transport: Transport, command: Command, tasks: anyio.abc.TaskGroup, *, timeout_s: float, on_output: OutputSink
 ) -> ExecResult:
     """Run a program to its end, or end it after `timeout_s`; see `Runtime.exec`."""
-    began = time.monotonic()
-    command = replace(command, timeout_ms=int((timeout_s + _SERVER_MARGIN_S) * 1000))
-    process = RunningProcess(transport, command, on_output, tasks)
+    process = RunningProcess.begin(transport, command, on_output, tasks, limit_s=timeout_s)
     try:
-        result = await process.wait(timeout_s)
-        if result is not None:
-            return result
-        outcome = await process.kill()
-        if outcome == "already_finished" and (result := await process.wait(0)) is not None:
-            return result
+        result = await process.wait(math.inf)
+    except SandboxRequestError:
+        raise
     except BaseException:
         with anyio.CancelScope(shield=True):
             await process.kill()
         raise
-    elapsed_ms = int((time.monotonic() - began) * 1000)
-    return ExecResult(exit_code=None, timed_out=True, kill_outcome=outcome, elapsed_ms=elapsed_ms)
+    if result is None:
+        raise ProcessLostError(OPERATION, process.pid)
+    return result

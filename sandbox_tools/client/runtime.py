@@ -99,9 +99,8 @@ class RemoteRuntime:
         on_output: OutputSink,
     ) -> RunningProcess:
         """Start a shell command that runs beside its caller; see `Runtime.start_command`."""
-        timeout_ms = None if timeout_s is None else int(timeout_s * 1000)
-        shell = _shell(command, cwd=cwd, envs=envs or {}, stdin=stdin, timeout_ms=timeout_ms)
-        process = RunningProcess(self._transport, shell, on_output, self._tasks)
+        shell = _shell(command, cwd=cwd, envs=envs or {}, stdin=stdin)
+        process = RunningProcess.begin(self._transport, shell, on_output, self._tasks, limit_s=timeout_s)
         await process.started()
         return process
 
@@ -180,8 +179,5 @@ class RemoteRuntime:
         await self._transport.aclose()
 
 
-def _shell(
-    command: str, *, cwd: str | None, envs: Mapping[str, str], stdin: bool = False, timeout_ms: int | None = None
-) -> Command:
-    args = ("-c", _SHELL, "sh", command)
-    return Command(cmd="/bin/sh", args=args, cwd=cwd, envs=envs, stdin=stdin, timeout_ms=timeout_ms)
+def _shell(command: str, *, cwd: str | None, envs: Mapping[str, str], stdin: bool = False) -> Command:
+    return Command(cmd="/bin/sh", args=("-c", _SHELL, "sh", command), cwd=cwd, envs=envs, stdin=stdin)

@@ -85,11 +85,16 @@ done
 looks in a row must find nothing, because a process may fork while one look passes by."""
 
 
+def new_mark() -> str:
+    """Return a value for `MARK`."""
+    return uuid.uuid4().hex
+
+
 def marked(command: Command) -> Command:
     """Return the command with a mark, which is its tag, too, if it has none. One that has a mark is left as it is."""
     if MARK in command.envs:
         return command
-    mark = uuid.uuid4().hex
+    mark = new_mark()
     return replace(command, envs={**command.envs, MARK: mark}, tag=command.tag or mark)
 
 
