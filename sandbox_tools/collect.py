@@ -1,6 +1,7 @@
 """Output on its way to the model, piece by piece: bytes -> redact -> decode -> budget. Memory is bounded.
 
-The order is the point: a budget that cuts first could halve a secret, and half a secret is not recognised.
+The order is the point: a budget that cuts first could halve a secret, and half a secret is not recognised. What is so
+far from both ends that it cannot be shown is not redacted but dropped.
 """
 
 from __future__ import annotations
@@ -16,6 +17,10 @@ _STREAMS: Final[tuple[OutputStream, ...]] = ("stdout", "stderr")
 _STDERR_SHARE: Final = 0.4
 """Part of the budget that stderr gets when stdout and stderr are both too long for it."""
 
+_MAX_CHAR_BYTES: Final = 4
+_CONTINUATION: Final = bytes(range(0x80, 0xC0))
+"""The bytes of a character in UTF-8 after its first."""
+
 _RESERVE_CHARS: Final = 400
 """Kept free for what a tool writes around the output: how it ended, headings, how to read on."""
 
@@ -25,29 +30,27 @@ class ProcessOutput:
 
     def __init__(self, redactor: Redactor, max_chars: int) -> None:
         self._budget = max(max_chars - _RESERVE_CHARS, max_chars // 2)
-        self._texts = {stream: _RedactedText(redactor) for stream in _STREAMS}
-        self._windows = {stream: OutputWindow(self._budget) for stream in _STREAMS}
+        self._ends = {stream: _BothEnds(redactor, self._budget) for stream in _STREAMS}
 
     def feed(self, stream: OutputStream, data: bytes) -> None:
         """Take a piece of output; an `OutputSink`."""
-        self._windows[stream].feed(self._texts[stream].feed(data))
+        self._ends[stream].feed(data)
 
     def render(self) -> str:
         """End the streams and return both, each under its heading; "" when there was no output."""
-        for stream in _STREAMS:
-            self._windows[stream].feed(self._texts[stream].close())
+        windows = [self._ends[stream].close() for stream in _STREAMS]
         parts = []
-        for stream, budget in zip(_STREAMS, self._budgets(), strict=True):
-            if self._windows[stream].total_chars:
-                text = self._windows[stream].render(max(budget, MIN_MAX_CHARS))
+        for stream, window, budget in zip(_STREAMS, windows, self._budgets(*windows), strict=True):
+            if window.total_chars:
+                text = window.render(max(budget, MIN_MAX_CHARS))
                 parts.append(f"--- {stream} ---\n{text}" + ("" if text.endswith("\n") else "\n"))
-        if any(text.undecodable for text in self._texts.values()):
+        if any(ends.undecodable for ends in self._ends.values()):
             parts.append("(Some of the output is not UTF-8; those bytes are shown as \N{REPLACEMENT CHARACTER}.)")
         return "".join(parts).rstrip("\n")
 
-    def _budgets(self) -> tuple[int, int]:
+    def _budgets(self, stdout: OutputWindow, stderr: OutputWindow) -> tuple[int, int]:
         """Give what one stream leaves to the other."""
-        out, err = (self._windows[stream].total_chars for stream in _STREAMS)
+        out, err = stdout.total_chars, stderr.total_chars
         err_budget = max(int(self._budget * _STDERR_SHARE), self._budget - out)
         return max(self._budget - min(err, err_budget), self._budget - err_budget), err_budget
 
@@ -118,6 +121,63 @@ class FilePage:
             )
         last = self._first + lines - 1
         return f"[... lines {self._first:,} to {last:,}{of_size} are shown; read on with offset={last + 1} ...]"
+
+
+class _BothEnds:
+    """The start and the end of one stream, redacted. What is between them is only counted, as it was written.
+
+    While the end follows the start without a gap, both pass through one redactor. Once there is a gap, the end is
+    redacted by itself, from a margin before it that is as long as what a registered value can cover.
+    """
+
+    def __init__(self, redactor: Redactor, max_chars: int) -> None:
+        self._redactor = redactor
+        self._text = _RedactedText(redactor)
+        self._window = OutputWindow(max_chars)
+        self._end = bytearray()
+        """What came after the head was full, not redacted; its last part once there is a gap."""
+        self._decode_end = TextDecoder()
+        self._has_gap = False
+        self._chars = 0
+        self._lines = 0
+
+    @property
+    def undecodable(self) -> bool:
+        """Whether a byte that may be shown is not UTF-8."""
+        return self._text.undecodable or self._decode_end.replaced > 0
+
+    def feed(self, data: bytes) -> None:
+        self._chars += _count_chars(data)
+        self._lines += data.count(b"\n")
+        if not self._window.head_is_full:
+            self._window.feed(self._text.feed(data))
+            return
+        self._end += data
+        if len(self._end) > 2 * self._end_bytes():  # not at every piece: that would copy too often
+            del self._end[: -self._end_bytes()]
+            self._has_gap = True
+
+    def close(self) -> OutputWindow:
+        """End the stream and return what of it can be shown."""
+        if self._has_gap:
+            self._close_after_gap()
+        else:
+            self._window.feed(self._text.feed(bytes(self._end)) + self._text.close())
+        return self._window
+
+    def _close_after_gap(self) -> None:
+        redacted = self._redactor.rest(bytes(self._end))
+        end = self._decode_end.feed(redacted.lstrip(_CONTINUATION)) + self._decode_end.close()
+        lines = self._lines - self._window.total_lines - end.count("\n")
+        self._window.skip(self._chars - self._window.total_chars - len(end), lines)
+        self._window.feed(end)
+
+    def _end_bytes(self) -> int:
+        return _MAX_CHAR_BYTES * self._window.max_chars + self._redactor.margin
+
+
+def _count_chars(data: bytes) -> int:
+    return len(data) if data.isascii() else len(data.translate(None, _CONTINUATION))
 
 
 class _RedactedText:

@@ -24,8 +24,8 @@ class OutputWindow:
 
     Attributes:
         max_chars: The most that `render` returns.
-        total_chars: Size in characters of all that was fed.
-        total_lines: Line ends ("\\n") in all that was fed.
+        total_chars: Size in characters of all that was fed or skipped.
+        total_lines: Line ends ("\\n") in all that was fed or skipped.
     """
 
     def __init__(self, max_chars: int = DEFAULT_MAX_CHARS) -> None:
@@ -49,6 +49,17 @@ class OutputWindow:
         self._tail += text[-self.max_chars :]
         if len(self._tail) > 2 * self.max_chars:  # not at every piece: that would copy too often
             self._tail = self._tail[-self.max_chars :]
+
+    @property
+    def head_is_full(self) -> bool:
+        """Whether the start needs no more; only the end does, and the totals."""
+        return len(self._head) == self.max_chars
+
+    def skip(self, chars: int, lines: int) -> None:
+        """Say how much of the text is not fed, between what was and what will be. Only while the head is full."""
+        self.total_chars += chars
+        self.total_lines += lines
+        self._tail = ""
 
     def render(self, max_chars: int | None = None) -> str:
         """Return the text if it fits, else its start, a line that says what was left out, and its end.
@@ -133,6 +144,8 @@ def _head(text: str, size: int) -> str:
 
 def _tail(text: str, size: int) -> str:
     start = len(text) - size
+    if start <= 0:
+        return text
     # A line that begins exactly at the cut needs no other.
     start = text.find("\n", start - 1, start + int(size * _NEAR_SHARE)) + 1 or start
     return text[start + 1 if _splits_pair(text, start) else start :]

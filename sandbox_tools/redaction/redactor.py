@@ -37,6 +37,18 @@ class Redactor(Opaque):
         """Return `value` redacted; the same object when there is nothing to redact."""
         return self._data(value, Budget())
 
+    def rest(self, value: bytes) -> bytes:
+        """Return the redacted end of a longer output, of which `value` is the last part and the rest was not looked at.
+
+        The first `margin` bytes are left out: they may belong to a secret that began before them.
+        """
+        return StreamRedactor(self._registry, covered=self.margin).finish(value)
+
+    @property
+    def margin(self) -> int:
+        """The most bytes that one registered value covers, in any of its forms."""
+        return self._registry.patterns().longest_match
+
     def walk(self, value: object) -> object:
         """Return a copy of a JSON-like value with every string in it redacted, keys too.
 
@@ -79,11 +91,11 @@ class StreamRedactor(Opaque):
 
     __slots__ = ("_budget", "_covered", "_held", "_registry", "withheld")
 
-    def __init__(self, registry: Registry, budget: Budget | None = None) -> None:
+    def __init__(self, registry: Registry, budget: Budget | None = None, covered: int = 0) -> None:
         self._registry = registry
         self._budget = budget or Budget()
         self._held = b""
-        self._covered = 0
+        self._covered = covered
         """How many of the held bytes a placeholder already stands for."""
         self.withheld = False
 

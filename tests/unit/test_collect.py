@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import base64
+import re
 import secrets
+import tracemalloc
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sandbox_tools.collect import FilePage, ProcessOutput
@@ -70,6 +73,79 @@ def test_a_secret_in_any_pieces_near_any_cut_is_redacted(before: int, sizes: lis
         output.feed("stdout", piece)
     text = output.render()
     assert not any(secret[i : i + 8] in text for i in range(len(secret) - 8))
+
+
+NOTICE = re.compile(r"\n?\[\.\.\. ([\d,]+) of ([\d,]+) characters \(([\d,]+) lines?\) omitted; .*\n")
+FILLS = (b"line of text 0123\n", "zwölf Boxkämpfer €\n".encode(), b"\xff\x80\xf0\x9f", b"x", b"\x1b[31mred\x1b[0m ")
+SPELLINGS = (
+    str.encode,
+    lambda value: base64.b64encode(value.encode()),
+    lambda value: value.encode().hex().encode(),
+    lambda value: " ".join(value).encode(),
+    lambda value: "".join(f"\\u{ord(char):04x}" for char in value).encode(),
+    lambda value: "\x1b[1m".join(value).encode(),
+    lambda value: value.encode() * 20,
+)
+LONG_SECRET = secrets.token_urlsafe(48)
+
+outputs = st.lists(
+    st.one_of(
+        st.builds(lambda fill, count: fill * count, st.sampled_from(FILLS), st.integers(1, 400)),
+        st.sampled_from(SPELLINGS).map(lambda spell: spell(LONG_SECRET)),
+        st.builds(lambda spell, size: spell(LONG_SECRET)[:size], st.sampled_from(SPELLINGS), st.integers(8, 300)),
+    ),
+    min_size=1,
+    max_size=8,
+).map(b"".join)
+
+
+@settings(max_examples=100, deadline=None)
+@given(outputs, st.binary(max_size=1000), st.lists(st.integers(100, 5000), min_size=1, max_size=6))
+def test_what_is_shown_is_the_start_and_the_end_of_the_whole_output_redacted(
+    output: bytes, end: bytes, sizes: list[int]
+) -> None:
+    output += end
+    redact, collected = redactor(TOKEN=LONG_SECRET), ProcessOutput(redactor(TOKEN=LONG_SECRET), 1000)
+    for piece in pieces_of(output, sizes * (len(output) // sum(sizes) + 1)):
+        collected.feed("stdout", piece)
+    whole = redact.data(output).decode("utf-8", "replace")
+    shown = collected.render().removeprefix("--- stdout ---\n")
+    shown = re.sub(r"\n?\(Some of the output is not UTF-8; .*\)$", "", shown)
+    if not (notice := NOTICE.search(shown)):
+        assert shown.rstrip("\n") == whole.rstrip("\n")
+        return
+    head, tail = shown[: notice.start()], shown[notice.end() :]
+    assert whole.startswith(head)
+    assert whole.rstrip("\n").endswith(tail)
+    assert len(head) > 250
+    total = int(notice[2].replace(",", ""))
+    assert total == len(whole) or abs(total - len(output.decode("utf-8", "replace"))) < 20_000
+
+
+def test_the_middle_of_a_long_output_is_counted_as_it_was_written_and_costs_no_redaction() -> None:
+    redact = redactor(TOKEN=LONG_SECRET)
+    output = ProcessOutput(redact, 1000)
+    line = f"key {LONG_SECRET} é\n".encode()
+    for _ in range(5000):  # more than a redactor would replace
+        output.feed("stdout", line)
+    text = output.render()
+    assert text.count("key [REDACTED:TOKEN] é\n") > 10
+    assert "[... " in text
+    assert f" of {5000 * (len(line) - 1):,} characters" in text
+    omitted_lines = int(re.search(r"\(([\d,]+) lines\)", text)[1].replace(",", ""))  # type: ignore[index]
+    assert omitted_lines == 5000 - text.count("[REDACTED:TOKEN]")
+
+
+def test_memory_is_bounded_whatever_is_collected() -> None:
+    output = ProcessOutput(redactor(TOKEN=LONG_SECRET), 1000)
+    tracemalloc.start()
+    try:
+        for _ in range(500):
+            output.feed("stdout", b"y" * 65_536)
+        assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    finally:
+        tracemalloc.stop()
+    assert "32,768,000 characters" in output.render()
 
 
 def page_of(
