@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks import local, redaction, tools
+from benchmarks import files, local, redaction, tools
 
 
 def main() -> None:
@@ -10,6 +10,8 @@ def main() -> None:
     redaction.main()
     print()
     tools.main()
+    print()
+    files.main()
     print()
     local.main()
 
