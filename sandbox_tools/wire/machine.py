@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -114,6 +113,9 @@ _METRICS = {
 }
 
 
+_MAX_PERCENT = 1e9
+
+
 def _port(entry: dict[str, object]) -> ListeningPort:
     pid = entry.get("pid")
     return ListeningPort(
@@ -127,7 +129,7 @@ def _port(entry: dict[str, object]) -> ListeningPort:
 def _percent(value: object) -> float:
     if value is None:
         return 0.0
-    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+    if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _MAX_PERCENT:  # not for NaN
         return float(value)
     raise WireError("a share of the CPUs is not a number")
 
