@@ -5,31 +5,35 @@ from __future__ import annotations
 import os
 import posixpath
 import secrets
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Mapping, Sequence
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncIterable, AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from typing import Final
 
 import anyio
 
 from sandbox_tools.client.answers import parsed
-from sandbox_tools.client.compression import packed, unpacked
+from sandbox_tools.client.compression import packed
+from sandbox_tools.client.file_reader import READ, RemoteFile, opened, opened_part, range_header
 from sandbox_tools.client.filesystem import RemoteFilesystem
 from sandbox_tools.client.transport import OpenStream, Transport
-from sandbox_tools.errors import SandboxProtocolError, SandboxRequestError, SandboxResponseError
-from sandbox_tools.wire.envelope import WireError
+from sandbox_tools.errors import (
+    SandboxProtocolError,
+    SandboxRequestError,
+    SandboxResponseError,
+    SandboxUnreachableError,
+)
 from sandbox_tools.wire.files import (
     FileContent,
     NewFile,
     batch_sizes_from_json,
     batch_to_json,
     content_from_json,
-    content_range,
 )
 
 WRITE_TIMEOUT_S: Final = 300.0
 """Deadline for writing what is in memory, in seconds. A stream has none, but must not stand still."""
 
-MAX_READ_BYTES: Final = 16 * 1024 * 1024
+MAXREAD_BYTES: Final = 16 * 1024 * 1024
 """What `read` returns at most unless told otherwise, in bytes. Longer files are for `open` and `download`."""
 
 MAX_DOWNLOAD_BYTES: Final = 4 * 1024 * 1024 * 1024
@@ -42,51 +46,7 @@ DOWNLOAD_TRIES: Final = 3
 
 _PIECE_BYTES: Final = 1 << 18
 _CLEAN_UP_S: Final = 5.0
-_READ: Final = "read a file"
 _WRITE: Final = "write a file"
-
-
-class RemoteFile:
-    """An open file; implements `sandbox_tools.runtime.FileReader`.
-
-    Attributes:
-        size: Of the whole file in bytes, or None when the server did not say.
-    """
-
-    def __init__(self, stream: OpenStream, size: int | None, count: int | None) -> None:
-        self._stream = stream
-        self._count = count
-        self.size: Final = size
-
-    async def chunks(self) -> AsyncIterator[bytes]:
-        """Yield the content, or the part that was asked for. Stopping early ends the transfer.
-
-        Raises:
-            SandboxRequestError: The connection broke, or less came than was announced. What was yielded is then only
-                the beginning. Never go on from there with a second request: the wire has no way to say whether
-                the file is still the same (no ETag), so two versions could be joined.
-        """
-        received = 0
-        async with aclosing(self._pieces()) as pieces:
-            async for piece in pieces:
-                received += len(piece)
-                yield piece
-        if self._count is not None and received != self._count:
-            raise SandboxProtocolError(_READ, "it has not the length that it announced")
-
-    async def _pieces(self) -> AsyncGenerator[bytes, None]:
-        if self._stream.headers.get("content-encoding") != "gzip":
-            async for piece in self._stream.chunks():
-                yield piece
-            return
-        problem = ""
-        try:
-            async for piece in unpacked(self._stream.chunks()):
-                yield piece
-        except WireError as exc:
-            problem = str(exc)
-        if problem:
-            raise SandboxProtocolError(_READ, problem)
 
 
 class RemoteFiles:
@@ -113,15 +73,15 @@ class RemoteFiles:
         """
         if gzip and (first_byte or max_bytes is not None):
             raise ValueError("A part of a file is not sent compressed (wire contract 3.4).")
-        part = _range_header(first_byte, max_bytes)
+        part = range_header(first_byte, max_bytes)
         stream = await self._open(path, {"Accept-Encoding": "gzip"} if gzip else part)
         try:
-            yield _opened(stream, first_byte, max_bytes) if part else RemoteFile(stream, _size(stream), None)
+            yield opened_part(stream, first_byte, max_bytes) if part else opened(stream)
         finally:
             with anyio.CancelScope(shield=True):
                 await stream.aclose()
 
-    async def read(self, path: str, *, max_bytes: int = MAX_READ_BYTES) -> bytes:
+    async def read(self, path: str, *, max_bytes: int = MAXREAD_BYTES) -> bytes:
         """Return a whole file; a longer one than `max_bytes` is a SandboxProtocolError."""
         async with self.open(path) as file:
             if (file.size or 0) > max_bytes:
@@ -147,8 +107,8 @@ class RemoteFiles:
         for attempt in range(1, DOWNLOAD_TRIES + 1):
             try:
                 return await self._download(path, anyio.Path(target), max_bytes, gzip=gzip)
-            except SandboxRequestError as exc:
-                if attempt == DOWNLOAD_TRIES or not exc.retryable:
+            except SandboxUnreachableError as exc:
+                if attempt == DOWNLOAD_TRIES or not exc.was_sent:
                     raise
             await anyio.sleep(0.1 * attempt)
         raise AssertionError("the last attempt returns or raises")
@@ -224,20 +184,20 @@ class RemoteFiles:
     async def content(self, path: str, *, max_tokens: int | None = None) -> FileContent:
         """Return a file as a model would look at it: text, at most about `max_tokens`, or an image."""
         params = {"path": path} | ({} if max_tokens is None else {"max_tokens": str(max_tokens)})
-        response = await self._transport.request("GET", "/files/content", operation=_READ, params=params)
-        return parsed(_READ, lambda: content_from_json(response.json_object("an answer")))
+        response = await self._transport.request("GET", "/files/content", operation=READ, params=params)
+        return parsed(READ, lambda: content_from_json(response.json_object("an answer")))
 
     async def _open(self, path: str, headers: Mapping[str, str]) -> OpenStream:
         # Only /files compresses (wire contract 3.4).
         route = "/files" if "Accept-Encoding" in headers else "/file"
         failure: SandboxResponseError
         try:
-            return await self._transport.stream("GET", route, operation=_READ, params={"path": path}, headers=headers)
+            return await self._transport.stream("GET", route, operation=READ, params={"path": path}, headers=headers)
         except SandboxResponseError as exc:
             failure = exc
         if failure.status == 404 and failure.reason is None:
             # A runtime may say only "not found" (wire contract 3.2).
-            raise SandboxResponseError(_READ, kind="not_found", status=404, reason="path_not_found")
+            raise SandboxResponseError(READ, kind="not_found", status=404, reason="path_not_found")
         raise failure
 
     async def _download(self, path: str, target: anyio.Path, max_bytes: int, *, gzip: bool) -> int:
@@ -314,29 +274,5 @@ async def _once(data: bytes) -> AsyncIterator[bytes]:
         yield data[start : start + _PIECE_BYTES]
 
 
-def _range_header(first_byte: int, max_bytes: int | None) -> dict[str, str]:
-    if first_byte < 0 or (max_bytes is not None and max_bytes < 1):
-        raise ValueError("first_byte counts from 0, and max_bytes from 1.")
-    if not first_byte and max_bytes is None:
-        return {}
-    return {"Range": f"bytes={first_byte}-{'' if max_bytes is None else first_byte + max_bytes - 1}"}
-
-
-def _opened(stream: OpenStream, first_byte: int, max_bytes: int | None) -> RemoteFile:
-    """Return the part of a file; raises when the answer is another part, or all of it."""
-    problem = "it is not the part that was asked for"
-    try:
-        start, count, size = content_range(stream.headers.get("content-range", ""))
-        if stream.status == 206 and start == first_byte and count <= (max_bytes or count):
-            return RemoteFile(stream, size, count)
-    except WireError as exc:
-        problem = str(exc)
-    raise SandboxProtocolError(_READ, problem)
-
-
-def _size(stream: OpenStream) -> int | None:
-    return None if "content-encoding" in stream.headers else stream.content_length
-
-
 def _too_long(max_bytes: int) -> SandboxProtocolError:
-    return SandboxProtocolError(_READ, f"it has more than the {max_bytes:,} bytes that were allowed")
+    return SandboxProtocolError(READ, f"it has more than the {max_bytes:,} bytes that were allowed")

@@ -11,7 +11,8 @@ import anyio.abc
 
 from sandbox_tools.client.contexts import CodeContexts
 from sandbox_tools.client.control import RuntimeAccess
-from sandbox_tools.client.files import RemoteFile, RemoteFiles
+from sandbox_tools.client.file_reader import RemoteFile
+from sandbox_tools.client.files import RemoteFiles
 from sandbox_tools.client.filesystem import RemoteFilesystem
 from sandbox_tools.client.machine import RemoteMachine
 from sandbox_tools.client.preview_upstream import PrivatePreviews

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import itertools
 import secrets
 import time
 import tracemalloc
@@ -139,6 +140,29 @@ async def test_a_write_that_breaks_off_leaves_the_old_content(local_server: Loca
         await runtime.files.write("dir/a", pieces(b"n", b"ew"), atomic=atomic)
         assert await runtime.files.read("dir/a") == b"new"
         assert await names_in(runtime, "dir") == {"a"}
+
+
+@pytest.mark.parametrize("atomic", [False, True])
+async def test_a_cancelled_write_leaves_the_old_content(local_server: LocalServer, atomic: bool) -> None:
+    under_way = anyio.Event()
+
+    async def endless() -> AsyncIterator[bytes]:
+        for number in itertools.count():
+            if number == 5:
+                under_way.set()
+            yield bytes(MIB)
+
+    async with sandbox(local_server) as runtime:
+        await runtime.files.write("dir/a", b"old")
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(lambda: runtime.files.write("dir/a", endless(), atomic=atomic))
+            with anyio.fail_after(10):
+                await under_way.wait()
+            tasks.cancel_scope.cancel()
+        assert await runtime.files.read("dir/a") == b"old"
+        with anyio.fail_after(5):
+            while await names_in(runtime, "dir") != {"a"}:
+                await anyio.sleep(0.01)
 
 
 async def test_an_atomic_write_that_fails_leaves_nothing_behind(local_server: LocalServer) -> None:
