@@ -24,6 +24,7 @@ from sandbox_tools import Toolset
 from sandbox_tools.client.control import ControlPlane
 from sandbox_tools.redaction import Registry, default_registry
 from sandbox_tools.redaction.secret import reveal
+from sandbox_tools.runtime import Runtime
 from sandbox_tools.wire.control import NewSandbox
 
 CALLS = 200
@@ -207,7 +208,11 @@ async def big_output() -> None:
 
 
 async def _raw_output(tools: Toolset, command: str) -> float:
-    runtime = await tools._sandboxes.get(None)
+    async with tools._sandboxes.use(None) as runtime:
+        return await _drained(runtime, command)
+
+
+async def _drained(runtime: Runtime, command: str) -> float:
     body = {"process": {"cmd": "/bin/sh", "args": ["-c", command]}, "stdin": False}
     transport = runtime._transport  # type: ignore[attr-defined]  # the floor goes below our own client
     began = time.perf_counter()

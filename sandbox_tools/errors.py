@@ -253,4 +253,4 @@ class SandboxNotFoundError(SandboxResponseError):
     """The sandbox is not there: it ended, it was deleted, or the id is wrong."""
 
     def __init__(self, operation: str, *, status: int = 404, request_id: str | None = None) -> None:
-        super().__init__(operation, kind="not_found", status=status, request_id=request_id)
+        super().__init__(operation, kind="not_found", status=status, reason="sandbox_not_found", request_id=request_id)

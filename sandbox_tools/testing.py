@@ -9,7 +9,7 @@ from typing import Final
 
 import anyio
 
-from sandbox_tools.errors import SandboxRequestError, SandboxResponseError
+from sandbox_tools.errors import SandboxResponseError
 from sandbox_tools.output import DEFAULT_MAX_CHARS
 from sandbox_tools.redaction import Redactor, Registry
 from sandbox_tools.runtime import CodeResult, ExecResult, Language, ListedEntry, OutputSink, Runtime
@@ -136,11 +136,9 @@ class _OneSandbox:
     runtime: Runtime
     where: Final[str] = "a fake sandbox"
 
-    async def get(self, sandbox_id: str | None) -> Runtime:
-        return self.runtime
-
-    async def explain(self, runtime: Runtime, failure: SandboxRequestError) -> Exception:
-        return failure
+    @asynccontextmanager
+    async def use(self, sandbox_id: str | None) -> AsyncIterator[Runtime]:
+        yield self.runtime
 
 
 def fake_toolset(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol
 
@@ -62,9 +62,9 @@ class SandboxProvider(Protocol):
     @property
     def where(self) -> str: ...
 
-    async def get(self, sandbox_id: str | None) -> Runtime: ...
-
-    async def explain(self, runtime: Runtime, failure: SandboxRequestError) -> Exception: ...
+    def use(self, sandbox_id: str | None) -> AbstractAsyncContextManager[Runtime]:
+        """Give a runtime for one call. What fails in it because the sandbox is gone is raised as a ToolError."""
+        ...
 
 
 class Toolset:
@@ -175,13 +175,9 @@ class Toolset:
 
     async def _run(self, tool: Tool[Any], arguments: ToolArguments) -> Output:
         sandbox_id = arguments.sandbox_id if isinstance(arguments, SandboxArguments) else None
-        runtime = await self._sandboxes.get(sandbox_id)
-        failure: SandboxRequestError
-        try:
-            return await tool.run(_Context(runtime, self.redactor, self._max_output_chars), arguments)
-        except SandboxRequestError as exc:
-            failure = exc
-        raise await self._sandboxes.explain(runtime, failure)
+        async with self._sandboxes.use(sandbox_id) as runtime:
+            output = await tool.run(_Context(runtime, self.redactor, self._max_output_chars), arguments)
+        return output  # noqa: RET504 - to a type checker, any context manager may swallow what is raised
 
     def _finish(self, output: Output) -> ToolResult:
         """Redact, then budget."""

@@ -40,11 +40,13 @@ class RuntimeAccess:
     """How to reach a runtime. The token is registered for redaction already.
 
     Attributes:
+        traffic_token: What private previews ask for, where the service has a token of its own for them.
         resumed: The sandbox was paused, and was resumed for this (201 of connect).
     """
 
     envd_url: str
     access_token: Secret
+    traffic_token: Secret | None = None
     resumed: bool = False
 
 
@@ -223,7 +225,7 @@ class ControlPlane:
         if not credentials.envd_url or secrets[0] is None:
             return info, None
         self._check_envd_url(credentials.envd_url, operation)
-        access = RuntimeAccess(envd_url=credentials.envd_url, access_token=secrets[0])
+        access = RuntimeAccess(envd_url=credentials.envd_url, access_token=secrets[0], traffic_token=secrets[1])
         return info, access
 
     def _check_envd_url(self, url: str, operation: str) -> None:

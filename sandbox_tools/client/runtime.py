@@ -14,14 +14,14 @@ from sandbox_tools.client.control import RuntimeAccess
 from sandbox_tools.client.file_reader import RemoteFile
 from sandbox_tools.client.files import RemoteFiles
 from sandbox_tools.client.filesystem import RemoteFilesystem
+from sandbox_tools.client.link import Renew, RuntimeTransport
 from sandbox_tools.client.machine import RemoteMachine
 from sandbox_tools.client.preview_upstream import PrivatePreviews
 from sandbox_tools.client.process import RemoteProcess
 from sandbox_tools.client.process_calls import ProcessCalls
 from sandbox_tools.client.run import RunningProcess, run_process
 from sandbox_tools.client.signing import UrlSigner
-from sandbox_tools.client.transport import Transport
-from sandbox_tools.redaction import Registry
+from sandbox_tools.redaction import Registry, Secret
 from sandbox_tools.runtime import CodeResult, ExecResult, Language, ListedEntry, OutputSink
 from sandbox_tools.wire.preview import preview_url
 from sandbox_tools.wire.process import Command
@@ -52,6 +52,7 @@ class RemoteRuntime:
     Args:
         task_group: Lives as long as the runtime is used; the readers of code contexts run in it.
         previews: Serves the previews of a sandbox that keeps them private; None: they are public.
+        renew: Gets access again when it is no longer good (client/link.py); None: nothing does.
     """
 
     def __init__(
@@ -60,12 +61,13 @@ class RemoteRuntime:
         access: RuntimeAccess,
         task_group: anyio.abc.TaskGroup,
         previews: PrivatePreviews | None = None,
+        *,
+        renew: Renew | None = None,
     ) -> None:
         self._sandbox_id = sandbox_id
-        self._access = access
         self._tasks = task_group
         self._previews = previews
-        self._transport = Transport(access.envd_url, {"X-Access-Token": access.access_token})
+        self._transport = RuntimeTransport(access, renew)
         self.files: Final = RemoteFiles(self._transport)
         self.filesystem: Final = RemoteFilesystem(self._transport)
         self.machine: Final = RemoteMachine(self._transport)
@@ -75,6 +77,11 @@ class RemoteRuntime:
     @property
     def sandbox_id(self) -> str:
         return self._sandbox_id
+
+    @property
+    def access_token(self) -> Secret:
+        """The token in use now."""
+        return self._transport.access.access_token
 
     async def exec(
         self,
@@ -157,12 +164,13 @@ class RemoteRuntime:
     async def preview_url(self, port: int) -> str:
         """Return the URL of a port; see `Runtime.preview_url`."""
         if self._previews is None:
-            return preview_url(self._access.envd_url, port)
-        return await self._previews.publish(self._access, port)
+            return preview_url(self._transport.access.envd_url, port)
+        return await self._previews.publish(self._transport.access, port)
 
     def url_signer(self, registry: Registry) -> UrlSigner:
         """Return what signs URLs of files in this sandbox; `registry` is told of each one."""
-        return UrlSigner(self._access.envd_url, self._access.access_token, registry)
+        access = self._transport.access
+        return UrlSigner(access.envd_url, access.access_token, registry)
 
     async def start(self, command: Command) -> RemoteProcess:
         """Start a process and return its event stream."""
@@ -176,7 +184,7 @@ class RemoteRuntime:
         """Close the connections. Does not end the sandbox, nor what runs in it."""
         self.contexts.detach()
         if self._previews is not None:
-            await self._previews.withdraw(self._access)
+            await self._previews.withdraw(self._transport.access)
         await self._transport.aclose()
 
 

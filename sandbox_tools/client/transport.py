@@ -132,6 +132,10 @@ class Transport:
     """
 
     def __init__(self, base_url: str, credentials: Mapping[str, Secret]) -> None:
+        self._left: list[httpx.AsyncClient] = []
+        self._point_at(base_url, credentials)
+
+    def _point_at(self, base_url: str, credentials: Mapping[str, Secret]) -> None:
         self._base_url = base_url.rstrip("/")
         self._pinned = PinnedTransport(self._base_url, credentials)
         self._client = httpx.AsyncClient(
@@ -233,8 +237,14 @@ class Transport:
             return await call.tried(lambda: self._open(call))
         raise call.timed_out()
 
+    def retarget(self, base_url: str, credentials: Mapping[str, Secret]) -> None:
+        """Send what follows to another base, with other credentials; what is open keeps its connection."""
+        self._left.append(self._client)
+        self._point_at(base_url, credentials)
+
     async def aclose(self) -> None:
-        await self._client.aclose()
+        for client in (*self._left, self._client):
+            await client.aclose()
 
     def _call(
         self,

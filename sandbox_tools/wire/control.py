@@ -72,6 +72,16 @@ def normalize_base_url(value: str) -> str:
     return url
 
 
+def cli_base_url(value: str) -> str:
+    """Return the API root that the vendor's CLI makes of `SEACLOUD_SANDBOX_URL`: its own path is added to a host (1.1).
+
+    Raises:
+        WireError: As `normalize_base_url`.
+    """
+    url = normalize_base_url(value)
+    return url if any(f"{part}/" in f"{url}/" for part in ("/api/v1", "/api/sandbox/v1")) else f"{url}/api/sandbox/v1"
+
+
 def sandbox_path(sandbox_id: str, *rest: str) -> str:
     """Return `/sandboxes/{id}/...`, the id percent-encoded with nothing safe (wire contract 1.1)."""
     return "/".join(["/sandboxes", quote(sandbox_id, safe=""), *rest])

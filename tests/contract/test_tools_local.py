@@ -15,6 +15,7 @@ import pytest
 
 from sandbox_tools import BlockingToolset, Toolset
 from sandbox_tools.client.pinned import PinnedTransport
+from tests.local.service import LocalServer
 
 
 @pytest.fixture(scope="module")
@@ -291,16 +292,15 @@ def test_the_internet_is_closed_unless_it_is_asked_for(tools: BlockingToolset) -
         assert "2" in open_tools.call("exec", command).text.split()
 
 
-def test_a_sandbox_that_ended_is_told_and_then_replaced() -> None:
-    with pytest.MonkeyPatch.context() as environment:
-        environment.delenv("SEACLOUD_API_KEY", raising=False)
+def test_a_sandbox_that_ended_is_told_and_then_replaced(local_server: LocalServer) -> None:
+    async def main() -> list[str]:
+        async with Toolset.open(base_url=local_server.base_url, api_key=local_server.api_key) as tools:
+            await tools.call("write_file", {"path": "a", "content": "x"})
+            with local_server.client() as control:
+                for record in control.get("/sandboxes", params={"metadata[created-by]": "sandbox-tools"}).json():
+                    control.delete(f"/sandboxes/{record['sandboxID']}")
+            return [(await tools.call("exec", {"command": "ls"})).text for _ in range(2)]
 
-        async def main() -> list[str]:
-            async with Toolset.open(ttl_s=1) as tools:
-                assert not (await tools.call("write_file", {"path": "a", "content": "x"})).is_error
-                await tools.call("exec", {"command": "sleep 60"})  # ends with its sandbox
-                return [(await tools.call("exec", {"command": "ls"})).text for _ in range(2)]
-
-        texts = asyncio.run(main())
-    told = next(number for number, text in enumerate(texts) if "has ended; its files and processes are gone" in text)
-    assert texts[told + 1 :] == ["exit_code: 0\n(no output)"]
+    told, then = asyncio.run(main())
+    assert "has ended; its files and processes are gone" in told
+    assert then == "exit_code: 0\n(no output)"

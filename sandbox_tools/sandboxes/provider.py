@@ -1,13 +1,12 @@
-"""Which sandbox a call uses: created on first use, adopted by id, kept alive, deleted at the end."""
+"""The sandboxes of one principal: which one a call uses, and what becomes of it."""
 
 from __future__ import annotations
 
 import logging
-import os
-import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import replace
+from functools import partial
 from typing import Final
 
 import anyio
@@ -18,6 +17,7 @@ from sandbox_tools.client.runtime import RemoteRuntime
 from sandbox_tools.errors import (
     ConfigurationError,
     SandboxNotFoundError,
+    SandboxProtocolError,
     SandboxRequestError,
     SandboxResponseError,
     SandboxToolsError,
@@ -25,13 +25,13 @@ from sandbox_tools.errors import (
     ToolError,
 )
 from sandbox_tools.local.child import local_service
-from sandbox_tools.local.isolation import MinIsolation, least_isolation
-from sandbox_tools.redaction import Registry, Secret
 from sandbox_tools.runtime import Runtime
-from sandbox_tools.wire.control import MAX_TTL_S, NewSandbox, normalize_base_url
-from sandbox_tools.wire.envelope import WireError
+from sandbox_tools.sandboxes import owner
+from sandbox_tools.sandboxes.held import Held
+from sandbox_tools.sandboxes.source import SandboxSource
+from sandbox_tools.wire.control import MAX_TTL_S, NewSandbox
 from sandbox_tools.wire.network import NetworkRules
-from sandbox_tools.wire.records import Isolation
+from sandbox_tools.wire.records import Isolation, SandboxInfo
 
 _LOG: Final = logging.getLogger(__name__)
 
@@ -43,66 +43,14 @@ DEFAULT_TTL_S: Final = 1800
 CLOSE_TIMEOUT_S: Final = 1.5
 """Time for deleting all owned sandboxes at the end, in seconds: MCP clients wait about 2 s before they kill."""
 
-OWNER_METADATA: Final = {"created-by": "sandbox-tools"}
-"""Marks the sandboxes that this package created, so that orphans can be found."""
+_HANG_UP_S: Final = 0.2
+"""Time for closing connections after that, in seconds."""
 
+RENEW_TIMEOUT_S: Final = 60.0
+"""Time for getting access again, resuming a paused sandbox included, in seconds."""
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SandboxSource:
-    """Where sandboxes come from.
-
-    Attributes:
-        where: For people; no secret.
-        base_url: API root; None: the local service, started when it is first needed.
-        min_isolation: The least that the local service may give a sandbox.
-        adopt: Whether a call may name a sandbox of the account that was not created here.
-    """
-
-    where: str
-    registry: Registry
-    base_url: str | None = None
-    api_key: Secret | None = None
-    min_isolation: MinIsolation = "namespaces"
-    adopt: bool = True
-
-
-def open_source(
-    *, base_url: str | None, api_key: str | None, registry: Registry, min_isolation: str | None = None
-) -> SandboxSource:
-    """Choose between SeaCloud and this machine: an API key, given or in `SEACLOUD_API_KEY`, means SeaCloud.
-
-    Raises:
-        ConfigurationError: There is a key and no usable base URL, or the other way round; or no such level.
-    """
-    minimum = least_isolation(min_isolation)
-    key = api_key or os.environ.get("SEACLOUD_API_KEY", "").strip()
-    url = base_url or os.environ.get("SEACLOUD_BASE_URL", "").strip()
-    if not key:
-        if base_url:
-            raise ConfigurationError("base_url is set but there is no API key. Set SEACLOUD_API_KEY as well.")
-        where = "the local sandbox on this machine (SEACLOUD_API_KEY is not set)"
-        return SandboxSource(where=where, registry=registry, min_isolation=minimum)
-    secret = registry.register("SEACLOUD_API_KEY", key)
-    if not url:
-        raise ConfigurationError("SEACLOUD_API_KEY is set but SEACLOUD_BASE_URL is not. Set it to the API base URL.")
-    problem = ""
-    try:
-        root = normalize_base_url(url)
-    except WireError as exc:
-        problem = str(exc)
-    else:
-        return SandboxSource(where=f"SeaCloud at {root}", registry=registry, base_url=root, api_key=secret)
-    raise ConfigurationError(f"SEACLOUD_BASE_URL cannot be used: {problem}.")
-
-
-@dataclass(slots=True, kw_only=True)
-class _Held:
-    """A sandbox that calls use."""
-
-    runtime: RemoteRuntime
-    token: Secret
-    owned: bool
-    extend_after: float
+_FIND_PAUSES_S: Final = (0.0, 0.5, 2.0)
+"""Pauses before looking for a sandbox whose creation was not answered, in seconds."""
 
 
 class _Creation:
@@ -110,7 +58,7 @@ class _Creation:
 
     def __init__(self) -> None:
         self.done = anyio.Event()
-        self.held: _Held | None = None
+        self.held: Held | None = None
         self.failure: SandboxToolsError | None = None
 
 
@@ -134,12 +82,11 @@ class Sandboxes:
         self._new = NewSandbox(
             template=template or DEFAULT_TEMPLATE,
             ttl_s=ttl_s,
-            metadata=OWNER_METADATA,
             network=NetworkRules(internet=internet),  # said in either case: SeaCloud's own default is open
         )
         self._ttl_s = ttl_s
         self._on_notice = on_notice
-        self._held: dict[str, _Held] = {}
+        self._held: dict[str, Held] = {}
         self._default_id: str | None = None
         self._creation: _Creation | None = None
         self._adopting = anyio.Lock()
@@ -170,8 +117,10 @@ class Sandboxes:
             except (Exception, KeyboardInterrupt, SystemExit) as exc:  # noqa: BLE001 - raised below
                 body_error = exc  # a task group would wrap the caller's own error in a group
             finally:
-                with anyio.move_on_after(CLOSE_TIMEOUT_S, shield=True):
+                with anyio.move_on_after(CLOSE_TIMEOUT_S, shield=True) as closing:
                     await sandboxes._close()
+                if closing.cancelled_caught:
+                    _LOG.warning("a sandbox may be left behind; `sandbox-tools sandbox prune` finds it")
                 tasks.cancel_scope.cancel()
         if body_error is not None:
             raise body_error
@@ -181,27 +130,40 @@ class Sandboxes:
         """Where the sandboxes run, for people."""
         return self._source.where
 
-    async def get(self, sandbox_id: str | None) -> Runtime:
-        """Return the runtime of a sandbox: the default one, created when there is none, or the one with this id.
+    @asynccontextmanager
+    async def use(self, sandbox_id: str | None) -> AsyncIterator[Runtime]:
+        """Give the runtime of a sandbox for one call, and keep the sandbox alive as long.
+
+        Args:
+            sandbox_id: None: the default one, created when there is none.
 
         Raises:
-            ToolError: There is no such sandbox; the message says what to do.
+            ToolError: There is no such sandbox, or it has ended; the message says what to do.
             SandboxToolsError: It could not be created or reached.
         """
+        held = await self._get(sandbox_id)
+        failure: SandboxRequestError | None = None
+        with held.use():
+            try:
+                yield held.runtime
+            except SandboxRequestError as exc:
+                failure = exc
+        if failure is not None:
+            raise await self._explained(held, failure)
+
+    async def _get(self, sandbox_id: str | None) -> Held:
         wanted = self._default_id if sandbox_id is None else sandbox_id
         held = self._held.get(wanted) if wanted is not None else None
-        if held is None:
-            held = await self._created() if sandbox_id is None else await self._adopted(sandbox_id)
-        self._keep_alive(held)
-        return held.runtime
-
-    async def explain(self, runtime: Runtime, failure: SandboxRequestError) -> Exception:
-        """Tell a sandbox that is gone from a request that failed; what is gone is never silently replaced."""
-        sandbox_id = runtime.sandbox_id
-        if not _may_be_gone(failure) or await self._is_running(sandbox_id):
-            return failure
-        held = self._held.pop(sandbox_id, None)
         if held is not None:
+            return held
+        return await self._created() if sandbox_id is None else await self._adopted(sandbox_id)
+
+    async def _explained(self, held: Held, failure: SandboxRequestError) -> Exception:
+        """Tell a sandbox that is gone from a request that failed; what is gone is never silently replaced."""
+        sandbox_id = held.runtime.sandbox_id
+        if not _may_be_gone(failure) or not await self._is_gone(sandbox_id, failure):
+            return failure
+        if self._held.pop(sandbox_id, None) is not None:
             await self._let_go(held)
         if self._default_id == sandbox_id:
             self._default_id = None
@@ -210,7 +172,29 @@ class Sandboxes:
             "sandbox_id gets a new, empty sandbox: write the files again that you need."
         )
 
-    async def _created(self) -> _Held:
+    async def _is_gone(self, sandbox_id: str, failure: SandboxRequestError) -> bool:
+        if isinstance(failure, SandboxNotFoundError):
+            return True
+        try:
+            info = await (await self._control_plane()).get(sandbox_id)
+        except SandboxNotFoundError:
+            return True
+        except SandboxUnreachableError:
+            return await self._service_has_died()
+        except SandboxToolsError:
+            return False  # not known to be gone
+        return info.state not in ("running", "starting", "paused", "")
+
+    async def _service_has_died(self) -> bool:
+        """A service of ours takes its sandboxes with it, and the next call starts another; SeaCloud may come back."""
+        if self._source.base_url is not None:
+            return False
+        control, self._control = self._control, None
+        if control is not None:
+            await control.aclose()
+        return True
+
+    async def _created(self) -> Held:
         """Wait for the one creation. Giving up waiting does not give up the sandbox: it may be paid for."""
         if self._creation is None:
             self._creation = _Creation()
@@ -224,9 +208,9 @@ class Sandboxes:
     async def _create(self, creation: _Creation) -> None:
         try:
             control = await self._control_plane()
-            info, access = await control.create(self._new)
+            info, access = await _create_or_find(control, replace(self._new, metadata=owner.labels()))
             self._on_notice(f"Sandbox {info.sandbox_id} is ready{_isolation_text(info.isolation)}.")
-            creation.held = self._hold(info.sandbox_id, access, owned=True)
+            creation.held = self._hold(info, access, control, owned=True)
             self._default_id = info.sandbox_id
         except SandboxToolsError as exc:
             creation.failure = exc
@@ -234,52 +218,47 @@ class Sandboxes:
             self._creation = None
             creation.done.set()
 
-    async def _adopted(self, sandbox_id: str) -> _Held:
+    async def _adopted(self, sandbox_id: str) -> Held:
         if not self._source.adopt:
             raise _unknown(self._held)
         async with self._adopting:
             if sandbox_id in self._held:
                 return self._held[sandbox_id]
             failure: Exception | None = None
+            control = await self._control_plane()
             try:
-                info, access = await (await self._control_plane()).connect(sandbox_id)
+                info, access = await control.connect(sandbox_id)
             except SandboxResponseError as exc:
                 # Some ids are refused before they are looked up; what is not ours to see is "not found" as well.
                 failure = _unknown(self._held) if exc.status in (400, 403, 404) else exc
             if failure is not None:
                 raise failure
-            return self._hold(info.sandbox_id, access, owned=False)
+            return self._hold(info, access, control, owned=False)
 
-    def _hold(self, sandbox_id: str, access: RuntimeAccess, *, owned: bool) -> _Held:
-        held = _Held(
-            runtime=RemoteRuntime(sandbox_id, access, self._tasks),
-            token=access.access_token,
-            owned=owned,
-            extend_after=time.monotonic() + self._ttl_s / 2,
-        )
-        self._held[sandbox_id] = held
+    def _hold(self, info: SandboxInfo, access: RuntimeAccess, control: ControlPlane, *, owned: bool) -> Held:
+        renew = partial(self._renew, info.sandbox_id)
+        runtime = RemoteRuntime(info.sandbox_id, access, self._tasks, renew=renew)
+        held = Held(runtime, owned=owned, ttl_s=self._ttl_s, end_at=info.end_at)
+        self._held[info.sandbox_id] = held
+        self._tasks.start_soon(held.keep_alive, control)
         return held
 
-    def _keep_alive(self, held: _Held) -> None:
-        """Extend the time to live of an owned sandbox, beside the call, when half of it is over."""
-        if held.owned and time.monotonic() > held.extend_after:
-            held.extend_after = time.monotonic() + self._ttl_s / 2
-            self._tasks.start_soon(self._extend, held.runtime.sandbox_id)
-
-    async def _extend(self, sandbox_id: str) -> None:
-        try:
-            await (await self._control_plane()).set_timeout(sandbox_id, self._ttl_s)
-        except SandboxToolsError:
-            return  # the next call finds out whether the sandbox is still there
-
-    async def _is_running(self, sandbox_id: str) -> bool:
-        try:
-            info = await (await self._control_plane()).get(sandbox_id)
-        except (SandboxNotFoundError, SandboxUnreachableError):
-            return False
-        except SandboxToolsError:
-            return True  # not known to be gone
-        return info.state in ("running", "starting", "paused", "")
+    async def _renew(self, sandbox_id: str) -> RuntimeAccess | None:
+        """Get access again: a new token, a new URL, a resumed sandbox (`client.link.Renew`)."""
+        with anyio.move_on_after(RENEW_TIMEOUT_S):
+            try:
+                _, access = await (await self._control_plane()).connect(sandbox_id)
+            except SandboxNotFoundError:
+                raise
+            except SandboxToolsError:
+                return None
+            if access.resumed:
+                self._on_notice(f"Sandbox {sandbox_id} was paused and is resumed.")
+            held = self._held.get(sandbox_id)
+            if held is not None and held.runtime.access_token is not access.access_token:
+                self._source.registry.retire(held.runtime.access_token)
+            return access
+        return None
 
     async def _control_plane(self) -> ControlPlane:
         async with self._starting:
@@ -295,25 +274,60 @@ class Sandboxes:
             return self._control
 
     async def _close(self) -> None:
-        if self._creation is not None:
-            await self._creation.done.wait()
-        async with anyio.create_task_group() as deletions:
-            for held in self._held.values():
-                deletions.start_soon(self._close_one, held)
-        if self._control is not None:
-            await self._control.aclose()
+        try:
+            async with anyio.create_task_group() as endings:
+                if self._creation is not None:
+                    endings.start_soon(self._close_created, self._creation)
+                for held in tuple(self._held.values()):
+                    endings.start_soon(self._close_one, held)
+        finally:
+            if self._control is not None:
+                with anyio.move_on_after(_HANG_UP_S, shield=True):
+                    await self._control.aclose()
 
-    async def _close_one(self, held: _Held) -> None:
-        if held.owned and self._control is not None:
-            try:
+    async def _close_created(self, creation: _Creation) -> None:
+        await creation.done.wait()
+        if creation.held is not None:
+            await self._close_one(creation.held)
+
+    async def _close_one(self, held: Held) -> None:
+        try:
+            if held.owned and self._control is not None:
                 await self._control.delete(held.runtime.sandbox_id)
-            except SandboxToolsError as exc:
-                _LOG.warning("sandbox %s was not deleted (%s)", held.runtime.sandbox_id, type(exc).__name__)
-        await self._let_go(held)
+        except SandboxToolsError as exc:
+            _LOG.warning("sandbox %s was not deleted (%s)", held.runtime.sandbox_id, type(exc).__name__)
+        finally:
+            with anyio.move_on_after(_HANG_UP_S, shield=True):
+                await self._let_go(held)
 
-    async def _let_go(self, held: _Held) -> None:
-        await held.runtime.aclose()
-        self._source.registry.retire(held.token)
+    async def _let_go(self, held: Held) -> None:
+        await held.aclose()
+        self._source.registry.retire(held.runtime.access_token)
+
+
+async def _create_or_find(control: ControlPlane, new: NewSandbox) -> tuple[SandboxInfo, RuntimeAccess]:
+    """Create a sandbox; when nobody knows whether that happened, look for it by its key rather than pay for two."""
+    failure: SandboxRequestError
+    try:
+        return await control.create(new)
+    except SandboxRequestError as exc:
+        failure = exc
+    if failure.maybe_done or isinstance(failure, SandboxProtocolError):
+        for pause_s in _FIND_PAUSES_S:
+            await anyio.sleep(pause_s)
+            found = await _find(control, new.metadata[owner.KEY])
+            if found is not None:
+                return found
+    raise failure
+
+
+async def _find(control: ControlPlane, key: str) -> tuple[SandboxInfo, RuntimeAccess] | None:
+    try:
+        for info in (await control.list(metadata={owner.KEY: key})).items:
+            return await control.connect(info.sandbox_id)
+    except SandboxToolsError:
+        pass  # the failure of the creation is what the caller is told
+    return None
 
 
 def _may_be_gone(failure: SandboxRequestError) -> bool:
@@ -322,7 +336,7 @@ def _may_be_gone(failure: SandboxRequestError) -> bool:
     return isinstance(failure, SandboxUnreachableError)
 
 
-def _unknown(held: dict[str, _Held]) -> ToolError:
+def _unknown(held: dict[str, Held]) -> ToolError:
     known = f" Your sandboxes: {', '.join(held)}." if held else ""
     return ToolError(f"There is no sandbox with this id. Leave sandbox_id out to use your default one.{known}")
 
