@@ -7,7 +7,7 @@ import posixpath
 import secrets
 from collections.abc import AsyncIterable, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import Final
+from typing import BinaryIO, Final
 
 import anyio
 
@@ -140,19 +140,19 @@ class RemoteFiles:
             raise
         return None
 
-    async def upload(self, source: str | os.PathLike[str], path: str, *, gzip: bool = False) -> None:
+    async def upload(self, source: str | os.PathLike[str] | BinaryIO, path: str, *, gzip: bool = False) -> None:
         """Copy a file of this machine into the sandbox; as `write` with `atomic=True`.
+
+        Args:
+            source: Its path, or an open file, which is read from where it stands and left open.
 
         Raises:
             OSError: `source` cannot be read.
         """
-        async with await anyio.open_file(source, "rb") as file:
-
-            async def pieces() -> AsyncIterator[bytes]:
-                while piece := await file.read(_PIECE_BYTES):
-                    yield piece
-
-            await self.write(path, pieces(), gzip=gzip, atomic=True)
+        if isinstance(source, str | os.PathLike):
+            async with await anyio.open_file(source, "rb") as file:
+                return await self.write(path, _pieces_of(file), gzip=gzip, atomic=True)
+        return await self.write(path, _pieces_of(anyio.wrap_file(source)), gzip=gzip, atomic=True)
 
     async def write_batch(self, files: Sequence[NewFile]) -> None:
         """Write several small files with one request. Not atomic as a whole: an error may leave some of them.
@@ -267,6 +267,11 @@ class _Source:
         except Exception as exc:
             self.failure = exc
             raise
+
+
+async def _pieces_of(file: anyio.AsyncFile[bytes]) -> AsyncIterator[bytes]:
+    while piece := await file.read(_PIECE_BYTES):
+        yield piece
 
 
 async def _once(data: bytes) -> AsyncIterator[bytes]:

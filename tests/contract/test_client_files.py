@@ -180,6 +180,11 @@ async def test_files_of_this_machine(local_server: LocalServer, tmp_path: Path) 
     source.write_bytes(data)
     async with sandbox(local_server) as runtime:
         await runtime.files.upload(source, "dir/copy")
+        with source.open("rb") as file:
+            file.seek(len(data) - 3)
+            await runtime.files.upload(file, "end")
+            assert not file.closed
+        assert await runtime.files.read("end") == data[-3:]
         target.write_bytes(b"before")
         with pytest.raises(SandboxProtocolError, match="more than"):
             await runtime.files.download("dir/copy", target, max_bytes=MIB)
