@@ -38,7 +38,13 @@ class ProcessOutput:
 
     def render(self) -> str:
         """End the streams and return both, each under its heading; "" when there was no output."""
-        windows = [self._ends[stream].close() for stream in _STREAMS]
+        return self._rendered([self._ends[stream].close() for stream in _STREAMS])
+
+    def take(self) -> str:
+        """As `render`, for what came since the last `take`, of a process that goes on."""
+        return self._rendered([self._ends[stream].take() for stream in _STREAMS])
+
+    def _rendered(self, windows: list[OutputWindow]) -> str:
         parts = []
         for stream, window, budget in zip(_STREAMS, windows, self._budgets(*windows), strict=True):
             if window.total_chars:
@@ -136,15 +142,15 @@ class _BothEnds:
         self._window = OutputWindow(max_chars)
         self._end = bytearray()
         """What came after the head was full, not redacted; its last part once there is a gap."""
-        self._decode_end = TextDecoder()
         self._has_gap = False
         self._chars = 0
         self._lines = 0
+        self._head_undecodable = False
 
     @property
     def undecodable(self) -> bool:
         """Whether a byte that may be shown is not UTF-8."""
-        return self._text.undecodable or self._decode_end.replaced > 0
+        return self._text.undecodable or self._head_undecodable
 
     def feed(self, data: bytes) -> None:
         self._chars += _count_chars(data)
@@ -159,18 +165,30 @@ class _BothEnds:
 
     def close(self) -> OutputWindow:
         """End the stream and return what of it can be shown."""
-        if self._has_gap:
-            self._close_after_gap()
-        else:
-            self._window.feed(self._text.feed(bytes(self._end)) + self._text.close())
+        self._show_end(final=True)
         return self._window
 
-    def _close_after_gap(self) -> None:
-        redacted = self._redactor.rest(bytes(self._end))
-        end = self._decode_end.feed(redacted.lstrip(_CONTINUATION)) + self._decode_end.close()
+    def take(self) -> OutputWindow:
+        """Return what of it can be shown by now, and begin anew. What may be the start of a secret is kept back."""
+        self._show_end(final=False)
+        taken, self._window = self._window, OutputWindow(self._window.max_chars)
+        self._has_gap = False
+        self._chars = self._lines = 0
+        return taken
+
+    def _show_end(self, *, final: bool) -> None:
+        if self._has_gap:
+            self._head_undecodable = self.undecodable
+            self._text = _RedactedText(self._redactor, after_gap=True)
+        end = self._text.feed(bytes(self._end)) + (self._text.close() if final else "")
+        self._end.clear()
+        if self._has_gap:
+            self._skip_to(end)
+        self._window.feed(end)
+
+    def _skip_to(self, end: str) -> None:
         lines = self._lines - self._window.total_lines - end.count("\n")
         self._window.skip(self._chars - self._window.total_chars - len(end), lines)
-        self._window.feed(end)
 
     def _end_bytes(self) -> int:
         return _MAX_CHAR_BYTES * self._window.max_chars + self._redactor.margin
@@ -183,19 +201,27 @@ def _count_chars(data: bytes) -> int:
 class _RedactedText:
     """Bytes in, redacted text out."""
 
-    def __init__(self, redactor: Redactor) -> None:
-        self._redact = redactor.stream()
+    def __init__(self, redactor: Redactor, *, after_gap: bool = False) -> None:
+        self._redact = redactor.stream(after_gap=after_gap)
         self._decode = TextDecoder()
+        self._in_character = after_gap
 
     @property
     def undecodable(self) -> bool:
         return self._decode.replaced > 0
 
     def feed(self, data: bytes) -> str:
-        return self._decode.feed(self._redact.feed(data))
+        return self._decode.feed(self._whole(self._redact.feed(data)))
 
     def close(self) -> str:
-        return self._decode.feed(self._redact.close()) + self._decode.close()
+        return self._decode.feed(self._whole(self._redact.close())) + self._decode.close()
+
+    def _whole(self, data: bytes) -> bytes:
+        """Leave out the rest of a character that began in the gap."""
+        if self._in_character:
+            data = data.lstrip(_CONTINUATION)
+            self._in_character = not data
+        return data
 
 
 def _lines(text: str) -> list[str]:

@@ -37,13 +37,6 @@ class Redactor(Opaque):
         """Return `value` redacted; the same object when there is nothing to redact."""
         return self._data(value, Budget())
 
-    def rest(self, value: bytes) -> bytes:
-        """Return the redacted end of a longer output, of which `value` is the last part and the rest was not looked at.
-
-        The first `margin` bytes are left out: they may belong to a secret that began before them.
-        """
-        return StreamRedactor(self._registry, covered=self.margin).finish(value)
-
     @property
     def margin(self) -> int:
         """The most bytes that one registered value covers, in any of its forms."""
@@ -63,9 +56,14 @@ class Redactor(Opaque):
         except Exception:  # noqa: BLE001 - whatever went wrong, the original must not go on
             return WITHHELD
 
-    def stream(self) -> StreamRedactor:
-        """Return a redactor for one stream of bytes that arrives in pieces."""
-        return StreamRedactor(self._registry)
+    def stream(self, *, after_gap: bool = False) -> StreamRedactor:
+        """Return a redactor for one stream of bytes that arrives in pieces.
+
+        Args:
+            after_gap: What came before was not looked at. The first `margin` bytes are left out: they may belong to a
+                secret that began before them.
+        """
+        return StreamRedactor(self._registry, covered=self.margin if after_gap else 0)
 
     def _text(self, value: str, budget: Budget) -> str:
         data = value.encode("utf-8", "surrogatepass")

@@ -57,6 +57,24 @@ def test_both_streams_together_stay_within_the_budget_and_a_short_one_is_whole(o
     assert text.count("omitted") == (out > 20_000) + (err > 20_000)
 
 
+@given(st.lists(st.integers(0, 60), max_size=12), st.sampled_from([0, 100_000]))
+@settings(max_examples=60, deadline=None)
+def test_what_is_taken_while_the_process_goes_on_is_the_whole_without_half_a_secret(sizes: list[int], big: int) -> None:
+    secret = "k-" + secrets.token_urlsafe(24)
+    data = f"one \u00e9 {secret} two\n{secret}{secret} \u2028 end".encode()
+    output = ProcessOutput(redactor(KEY=secret), 1000)
+    output.feed("stdout", b"x" * big)
+    taken = [output.take()] if big else []
+    assert all("omitted" in text for text in taken)
+    shown = ""
+    for piece in pieces_of(data, sizes):
+        output.feed("stdout", piece)
+        shown += output.take().removeprefix("--- stdout ---\n") if sizes else ""
+    shown += output.render().removeprefix("--- stdout ---\n")
+    expected = data.decode().replace(secret, "[REDACTED:KEY]")
+    assert "".join(shown.split("\n")).lstrip("x") == "".join(expected.split("\n"))
+
+
 def test_bytes_that_are_not_utf8_are_shown_and_said() -> None:
     output = ProcessOutput(redactor(), 1000)
     output.feed("stdout", b"a\xff\xfeb")
