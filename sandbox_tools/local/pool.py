@@ -21,6 +21,11 @@ POOL_SIZE: Final = 2
 _PAUSE_S: Final = 0.1
 """Before the next launch: the first command of the sandbox that was just taken goes first."""
 
+FIRST_RETRY_S: Final = 1.0
+"""After a launch that failed; twice as long after each further one, up to the last."""
+
+_LAST_RETRY_S: Final = 60.0
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ready:
@@ -78,12 +83,15 @@ class Pool:
                 tasks.start_soon(self._ready.popleft().discard)
 
     async def _fill(self) -> None:
+        retry_s = FIRST_RETRY_S
         try:
             await anyio.sleep(_PAUSE_S)
             while len(self._ready) < self._size and not self._closed:
-                self._ready.append(await self._launch())
-        except LaunchError:
-            return  # the next create meets the same, and says it
+                try:
+                    self._ready.append(await self._launch())
+                except LaunchError:  # a create meanwhile meets the same, and says it
+                    await anyio.sleep(retry_s)
+                    retry_s = min(2 * retry_s, _LAST_RETRY_S)
         finally:
             self._filling = False
             if self._closed:

@@ -35,6 +35,16 @@ def connect_timeout_ms(request: Request) -> int | None:
     return _number(request, "connect-timeout-ms") or None
 
 
+def keepalive_s(request: Request) -> float:
+    """Return how many seconds a stream may be silent: what `Keepalive-Ping-Interval` asks for.
+
+    Raises:
+        RequestError: It is no number of seconds (400).
+    """
+    asked_s = _number(request, "keepalive-ping-interval")
+    return KEEPALIVE_S if asked_s is None else min(max(asked_s, 1), _MAX_KEEPALIVE_S)
+
+
 def event_stream(request: Request, process: Process, *, limit_ms: int | None = None) -> Response:
     """Return the answer that streams the events of a process.
 
@@ -46,8 +56,7 @@ def event_stream(request: Request, process: Process, *, limit_ms: int | None = N
     Raises:
         RequestError: `Keepalive-Ping-Interval` is no number of seconds (400).
     """
-    asked_s = _number(request, "keepalive-ping-interval")
-    pause_s = KEEPALIVE_S if asked_s is None else min(max(asked_s, 1), _MAX_KEEPALIVE_S)
+    pause_s = keepalive_s(request)
     ends_at = math.inf if limit_ms is None else anyio.current_time() + limit_ms / 1000
     stack = AsyncExitStack()
     events = stack.enter_context(process.subscribe())

@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from sandbox_tools.local.channel import AgentError, ChannelError
-from sandbox_tools.local.process_stream import KEEPALIVE_S
+from sandbox_tools.local.process_stream import keepalive_s
 from sandbox_tools.local.runtime_files import checked_path
 from sandbox_tools.local.sandbox import Sandbox
 from sandbox_tools.local.tasks import Answer
@@ -39,9 +39,11 @@ async def watch_directory(request: Request, sandbox: Sandbox) -> Response:
     """
     message, enveloped = parse_stream_request(await read_body(request))
     path, recursive = _wanted(message)
+    pause_s = keepalive_s(request)
     stack = AsyncExitStack()
     answer = await _started(stack, sandbox, path, recursive=recursive)
-    return OwningResponse(_frames(answer, enveloped=enveloped), owned=stack, media_type="application/connect+json")
+    frames = _frames(answer, pause_s, enveloped=enveloped)
+    return OwningResponse(frames, owned=stack, media_type="application/connect+json")
 
 
 async def create_watcher(request: Request, sandbox: Sandbox) -> Response:
@@ -81,11 +83,11 @@ async def _started(stack: AsyncExitStack, sandbox: Sandbox, path: str, *, recurs
     raise problem
 
 
-async def _frames(answer: Answer, *, enveloped: bool) -> AsyncIterator[bytes]:
+async def _frames(answer: Answer, pause_s: float, *, enveloped: bool) -> AsyncIterator[bytes]:
     if enveloped:
         yield encode_json_frame({"start": {}})
     try:
-        async for lines in _batches(answer):
+        async for lines in _batches(answer, pause_s):
             events = [encode_json_frame({"filesystem": _told_event(line)}) for line in lines]
             yield b"".join(events) or _keepalive(enveloped=enveloped)
     except ChannelError:
@@ -101,10 +103,10 @@ def _told_event(line: dict[str, object]) -> dict[str, object]:
         raise ChannelError(str(error)) from None
 
 
-async def _batches(answer: Answer) -> AsyncIterator[list[dict[str, object]]]:
+async def _batches(answer: Answer, pause_s: float) -> AsyncIterator[list[dict[str, object]]]:
     """Yield the lines as they come, and an empty list when none has come for a while."""
     while True:
-        with anyio.move_on_after(KEEPALIVE_S) as waiting:
+        with anyio.move_on_after(pause_s) as waiting:
             first = await answer.line()
         if waiting.cancelled_caught:
             yield []

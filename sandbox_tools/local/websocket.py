@@ -20,12 +20,15 @@ from starlette.types import Scope
 
 from sandbox_tools.local.background import place
 from sandbox_tools.local.preview import Headers, NotServedError, Stream, Target
-from sandbox_tools.local.preview_site import PreviewSite
+from sandbox_tools.local.preview_site import PreviewSite, target_of
 from sandbox_tools.local.web import RequestError
 from sandbox_tools.wire.envelope import WireError
 
 IDLE_S: Final = 3600.0
 """Without a byte in either direction, after which a connection is closed. Most apps send a ping now and then."""
+
+MAX_WEBSOCKETS: Final = 512
+"""Of all sandboxes together. Not among `connections.MAX_CONNECTIONS`: an idle one must not be closed for another."""
 
 _UPGRADE: Final[Headers] = [(b"connection", b"Upgrade"), (b"upgrade", b"websocket")]
 _HANDSHAKE_S: Final = 30.0
@@ -44,11 +47,13 @@ class WebSockets:
 
     def __init__(self, site: PreviewSite) -> None:
         self._site = site
+        self._number = 0
 
     def __call__(self, **_: Any) -> asyncio.Protocol:
         return asyncio.StreamReaderProtocol(asyncio.StreamReader(_MAX_HEAD_BYTES), self._serve)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._number += 1
         try:
             await self._answer(_Caller(reader, writer))
         except (OSError, httpcore.NetworkError, httpcore.TimeoutException, h11.ProtocolError):
@@ -56,6 +61,7 @@ class WebSockets:
         except Exception as error:  # noqa: BLE001 - its text may quote a path, so only its place is logged
             _log.error("a web socket failed: %s", place(error))
         finally:
+            self._number -= 1
             with anyio.move_on_after(_CLOSE_S, shield=True), suppress(OSError):
                 writer.close()
                 await writer.wait_closed()
@@ -81,10 +87,13 @@ class WebSockets:
         await caller.send(h11.EndOfMessage())
 
     async def _connect(self, caller: _Caller, request: Request) -> None:
+        if self._number > MAX_WEBSOCKETS:
+            raise RequestError(503, "the service has too many WebSockets open")
         preview = self._site.find(request.scope)
         if preview is None:
             raise RequestError(404, "no such route")
-        entry, target = await self._site.admit(preview, request), preview.target
+        entry = await self._site.admit(preview, request)
+        target = target_of(preview, request, entry)
         headers = target.request_headers(request.headers.raw, self._site.secrets_of(entry))
         with entry.previews.tunnel(target.port):
             app = await entry.previews.connect(target.port)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from types import SimpleNamespace
+from typing import Any, cast
 
 import anyio
 import pytest
@@ -13,9 +15,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from sandbox_tools.local import connections, web
+from sandbox_tools.local import connections, web, websocket
 from sandbox_tools.local.connections import Connection
+from sandbox_tools.local.preview_site import PreviewSite
 from sandbox_tools.local.web import RequestError, body_chunks, read_body, request_error
+from sandbox_tools.local.websocket import WebSockets
 
 TIMEOUT_S = 0.3
 REQUEST = b"GET /quick HTTP/1.1\r\nhost: x\r\n\r\n"
@@ -50,8 +54,22 @@ ROUTES = [
 ]
 
 
+class WaitingSite:
+    """Previews that are refused, after a while."""
+
+    def __init__(self) -> None:
+        self.goes_on = anyio.Event()
+
+    def find(self, _: object) -> object:
+        return SimpleNamespace(target=None)
+
+    async def admit(self, *_: object) -> None:
+        await self.goes_on.wait()
+        raise RequestError(404, "no such sandbox")
+
+
 @asynccontextmanager
-async def listening(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[int]:
+async def listening(monkeypatch: pytest.MonkeyPatch, site: WaitingSite | None = None) -> AsyncIterator[int]:
     """Serve as the service does, with less patience; yield the port."""
     import uvicorn
 
@@ -59,7 +77,8 @@ async def listening(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[int]:
     monkeypatch.setattr(web, "BODY_TIMEOUT_S", TIMEOUT_S)
     monkeypatch.setitem(body_chunks.__kwdefaults__, "idle_timeout_s", TIMEOUT_S)
     app = Starlette(routes=ROUTES, exception_handlers={RequestError: request_error})
-    config = uvicorn.Config(app, http=Connection, ws="none", lifespan="off", log_config=None, timeout_keep_alive=60)
+    sockets: Any = WebSockets(cast(PreviewSite, site or WaitingSite()))
+    config = uvicorn.Config(app, http=Connection, ws=sockets, lifespan="off", log_config=None, timeout_keep_alive=60)
     server = uvicorn.Server(config)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         async with anyio.create_task_group() as tasks:
@@ -163,4 +182,21 @@ async def test_when_all_connections_are_busy_one_more_is_refused(monkeypatch: py
         async with await anyio.connect_tcp("127.0.0.1", port) as stream:
             assert b"503 Service Unavailable" in await rest(stream)
         for one in busy:
+            await one.aclose()
+
+
+async def test_there_are_not_more_web_sockets_than_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(websocket, "MAX_WEBSOCKETS", 2)
+    asked = b"GET /ws HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n"
+    site = WaitingSite()
+    async with listening(monkeypatch, site) as port:
+        busy = [await anyio.connect_tcp("127.0.0.1", port) for _ in range(2)]
+        for one in busy:
+            await one.send(asked)
+        async with await anyio.connect_tcp("127.0.0.1", port) as stream:
+            await stream.send(asked)
+            assert b" 503 " in await rest(stream)
+        site.goes_on.set()
+        for one in busy:
+            assert b" 404 " in await rest(one)
             await one.aclose()
