@@ -169,8 +169,7 @@ class RemoteRuntime:
 
     def url_signer(self, registry: Registry) -> UrlSigner:
         """Return what signs URLs of files in this sandbox; `registry` is told of each one."""
-        access = self._transport.access
-        return UrlSigner(access.envd_url, access.access_token, registry)
+        return UrlSigner(lambda: self._transport.access, registry)
 
     async def start(self, command: Command) -> RemoteProcess:
         """Start a process and return its event stream."""

@@ -320,7 +320,8 @@ class RuntimeSignerInThePast:
 def test_a_signed_url_shows_in_no_text_while_it_is_valid() -> None:
     registry = Registry()
     token = registry.register("SANDBOX_TOKEN", secrets.token_urlsafe(32))
-    signer = UrlSigner("https://router.example/9000-s/", token, registry)
+    access = RuntimeAccess(envd_url="https://router.example/9000-s/", access_token=token)
+    signer = UrlSigner(lambda: access, registry)
     url = signer.sign("/root/a+b.txt", "read", expires_in_s=60)
     assert repr(url) == "<secret SIGNED_URL>"
     text = reveal(url)
