@@ -106,6 +106,8 @@ class _Page:
             request = await self._next_event()
         if not isinstance(request, h11.Request):
             return False
+        if not _has_body(request):
+            await self._next_event()  # its end, which has come with it
         try:
             await self._answer(request, *_admitted(request, previews, address))
         except PreviewError as error:

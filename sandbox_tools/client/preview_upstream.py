@@ -36,7 +36,6 @@ _HOP_BY_HOP: Final = frozenset(
 )
 _NOT_FORWARDED: Final = _HOP_BY_HOP | {
     b"host",
-    b"content-length",  # framing is the next connection's
     b"expect",
     b"accept-encoding",  # what is compressed cannot be searched for the token
     b"x-api-key",
@@ -244,8 +243,9 @@ def _below(target: bytes) -> bytes:
 def _request_headers(given: Headers, origin: str) -> Headers:
     host = origin.partition("://")[2].encode("ascii")
     scheme = origin.partition("://")[0].encode("ascii")
+    is_chunked = any(name == b"transfer-encoding" for name, _ in given)  # then a length counts for nothing
     return [
-        *_without(given, _NOT_FORWARDED),
+        *_without(given, _NOT_FORWARDED | ({b"content-length"} if is_chunked else set())),
         (b"accept-encoding", b"identity"),
         (b"x-forwarded-host", host),
         (b"x-forwarded-proto", scheme),

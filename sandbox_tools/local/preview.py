@@ -126,7 +126,7 @@ class Previews:
         outgoing = httpcore.Request(
             method=request.method.encode("ascii"),
             url=httpcore.URL(scheme=b"http", host=b"127.0.0.1", port=target.port, target=target.path),
-            headers=target.request_headers(request.headers.raw, hidden),
+            headers=_framed(target.request_headers(request.headers.raw, hidden), request),
             content=_content(request),
             extensions={"timeout": {"read": _READ_TIMEOUT_S, "write": _WRITE_TIMEOUT_S, "pool": _POOL_TIMEOUT_S}},
         )
@@ -196,6 +196,13 @@ def _without(headers: Iterable[tuple[bytes, bytes]], dropped: frozenset[bytes]) 
 def _host_only(cookie: bytes) -> bytes:
     attributes = cookie.split(b";")
     return b";".join(part for part in attributes if part.split(b"=")[0].strip().lower() != b"domain")
+
+
+def _framed(headers: Headers, request: Request) -> Headers:
+    """A body of unknown length is sent on as one; what else is said of its length counts for nothing."""
+    if "transfer-encoding" not in request.headers:
+        return headers
+    return [*_without(headers, frozenset({b"content-length"})), (b"transfer-encoding", b"chunked")]
 
 
 def _content(request: Request) -> AsyncIterator[bytes] | None:

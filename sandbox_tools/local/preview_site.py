@@ -118,7 +118,7 @@ class PreviewSite:
         if preview is None:
             raise RequestError(404, "no such route")
         entry = await self.admit(preview, request)
-        target = replace(preview.target, trusted=_has_token(request, entry))
+        target = target_of(preview, request, entry)
         if target.shares_origin:
             if request.headers.get("sec-fetch-mode") == "navigate" and request.method in ("GET", "HEAD"):
                 return self._to_own_origin(entry, target)
@@ -151,6 +151,11 @@ class PreviewSite:
         host = f"{target.port}-{entry.sandbox_id}.localhost:{self._port}"
         url = f"http://{host}{target.path.decode('latin-1')}"
         return RedirectResponse(url, 302, headers={"Cache-Control": "no-store"})
+
+
+def target_of(preview: Preview, request: Request, entry: Entry) -> Target:
+    """Return what a request that was admitted asks for: who has the token is no page, and may have its cookies."""
+    return replace(preview.target, trusted=_has_token(request, entry))
 
 
 def _host(scope: Scope) -> str:

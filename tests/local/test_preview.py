@@ -40,11 +40,17 @@ class Handler(http.server.BaseHTTPRequestHandler):
             return
         self.answer({"port": PORT, "path": self.path, "headers": dict(self.headers.items())})
     def do_POST(self):
+        if self.headers.get("Transfer-Encoding") == "chunked":
+            return self.answer({"sha256": hashlib.sha256(b"".join(self.chunks())).hexdigest()})
         left, digest = int(self.headers["Content-Length"]), hashlib.sha256()
         while left:
             data = self.rfile.read1(min(left, 65536)); left -= len(data); digest.update(data)
             open("begun", "w").close()
         self.answer({"sha256": digest.hexdigest()})
+    def chunks(self):
+        while size := int(self.rfile.readline(), 16):
+            yield self.rfile.read(size); self.rfile.readline()
+        self.rfile.readline()
     def answer(self, message):
         body = json.dumps(message).encode()
         self.send_response(200)
@@ -158,6 +164,9 @@ class TestHttp:
 
         answer = page.post("/upload", body(), **{"Content-Length": str(20 << 20)})
         assert answer.json() == {"sha256": digest.hexdigest()}
+
+    def test_an_upload_of_unknown_length_reaches_the_app(self, page: Site) -> None:
+        assert page.post("/chunked", iter([b"ab", b"c"])).json() == {"sha256": hashlib.sha256(b"abc").hexdigest()}
 
     def test_a_big_answer_arrives_whole(self, page: Site) -> None:
         assert page.get("/big").content == b"x" * (30 << 20)
