@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
 from typing import Final, Literal
@@ -57,9 +57,14 @@ class KernelPrograms:
 
 @cache
 def kernel_program(language: ContextLanguage) -> KernelProgram:
-    """Return what runs code of a language and keeps its variables. Both need python3 >= 3.8, one needs node too."""
+    """Return what runs code of a language and keeps its variables. Both need python3 >= 3.8, JavaScript node too."""
     path, content = _guest_file("kernel.py")
-    return KernelProgram(title="Python", command=Command(cmd="python3", args=("-u", path)), files={path: content})
+    python = Command(cmd="python3", args=("-u", path))
+    if language == "python":
+        return KernelProgram(title="Python", command=python, files={path: content})
+    script, source = _guest_file("kernel.js")
+    command = replace(python, args=(*python.args, script))
+    return KernelProgram(title="JavaScript", command=command, files={path: content, script: source})
 
 
 def _guest_file(name: str) -> tuple[str, bytes]:

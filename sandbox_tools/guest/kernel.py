@@ -25,6 +25,9 @@ What keeps it standing (design decision 10): user code never sees the two protoc
 /dev/null; 1 and 2 are pipes into this process, so that what child processes and C code write is output like any
 other. Each run starts with these three in place, whatever the last one did to them.
 
+`python3 -u kernel.py kernel.js` runs JavaScript: the same, but the code runs in a child process, which is `node
+kernel.js`. That file says how the two speak.
+
 Threads: the main thread runs user code; "reader" takes requests; "pump" passes output on. When either of these
 two fails, or the client goes away, the process ends: the client sees its death, never a half-alive kernel.
 """
@@ -54,6 +57,7 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Coroutine, Mapping
 from time import sleep
+from typing import Any
 
 CHUNK_BYTES = 32 * 1024
 """Output in one event."""
@@ -122,7 +126,7 @@ def main() -> None:
         import faulthandler
 
         faulthandler.enable(errors, all_threads=False)  # says in which line a crash of C code happened
-        Kernel().serve()
+        Kernel(*sys.argv[1:]).serve()
     except BaseException:
         os.write(errors, traceback.format_exc().encode("utf-8", "backslashreplace"))
     finally:
@@ -384,7 +388,11 @@ def line_buffer_c_output() -> None:
 
 
 class Interrupts:
-    """SIGINT becomes KeyboardInterrupt in user code, and nowhere else."""
+    """SIGINT becomes KeyboardInterrupt in user code, and nowhere else.
+
+    Attributes:
+        pass_on: Called instead, when the code runs in another process.
+    """
 
     def __init__(self) -> None:
         self._run_id: object = None
@@ -392,6 +400,7 @@ class Interrupts:
         self._over.set()
         self._interrupted = self._pending = False
         self._asked: deque[object] = deque(maxlen=100)
+        self.pass_on: Callable[[], None] | None = None
         signal.signal(signal.SIGINT, self._on_signal)
 
     def begin(self, run_id: object) -> None:
@@ -430,6 +439,10 @@ class Interrupts:
 
     def _on_signal(self, signum: int, frame: types.FrameType | None) -> None:
         if self._over.is_set():
+            return
+        if self.pass_on is not None:
+            self._interrupted = True
+            self.pass_on()
             return
         self._pending = True
         if interruptible(frame):
@@ -671,6 +684,87 @@ def keep_last_value(tree: ast.Module) -> ast.Module:
     return tree
 
 
+class Node:
+    """JavaScript: a child process that runs it, and ends this one when it ends."""
+
+    def __init__(self, program: str, display: Display) -> None:
+        self.count = 0
+        self._program = program
+        self._display = display
+        requests, replies = os.pipe(), os.pipe()
+        self._child_ends = requests[0], replies[1]
+        self._requests = private_copy(requests[1])
+        self._replies = io.BufferedReader(io.FileIO(private_copy(replies[0])))
+        close_all(requests[1], replies[0])
+        self._wait: Callable[[], int] = int
+
+    def start(self) -> None:
+        import subprocess
+
+        command = ["node", self._program, *map(str, self._child_ends)]
+        try:
+            self._wait = subprocess.Popen(command, pass_fds=self._child_ends).wait
+        except OSError:
+            os._exit(127)  # as a shell says that there is no such program
+        close_all(*self._child_ends)
+
+    def execute(self, source: str) -> None:
+        """Run code; raises ForeignError."""
+        self.count += 1
+        error = None
+        self._send({"op": "run", "code": source, "name": f"cell-{self.count}"})
+        while True:
+            event = self._next_event()
+            if event["ev"] == "result":
+                self._display.display(Bundle(event["forms"]))
+            elif event["ev"] == "error":
+                error = ForeignError(event["name"], event["message"], event["stack"])
+            else:
+                break
+        if error is not None:
+            raise error
+
+    def interrupt(self) -> None:
+        self._send({"op": "interrupt"})
+
+    def _send(self, request: dict[str, object]) -> None:
+        rest = ENCODE(request).encode("ascii") + b"\n"
+        with contextlib.suppress(OSError):  # it has ended: its replies say so
+            while rest:
+                rest = rest[os.write(self._requests, rest) :]
+
+    def _next_event(self) -> dict[str, Any]:
+        line = self._replies.readline()
+        if line.endswith(b"\n"):
+            event: dict[str, Any] = DECODE(line.decode("utf-8", "replace"))
+            return event
+        status = self._wait()
+        if status < 0:
+            with contextlib.suppress(OSError):  # it cannot be set, for SIGKILL
+                signal.signal(-status, signal.SIG_DFL)
+            os.kill(os.getpid(), -status)
+        os._exit(status)
+
+
+class Bundle:
+    """A value of another language, in the forms that it has."""
+
+    def __init__(self, forms: dict[str, object]) -> None:
+        self._forms = forms
+
+    def _repr_mimebundle_(self, **_: object) -> dict[str, object]:
+        return self._forms
+
+
+class ForeignError(Exception):
+    """An error of another language."""
+
+    def __init__(self, name: str, message: str, stack: str) -> None:
+        super().__init__(message)
+        self.name = name
+        self.stack = stack
+
+
 class FigureHook:
     """An import hook: `pyplot.show()` shows figures at that point, as it does in a notebook."""
 
@@ -704,13 +798,14 @@ def no_input(prompt: object = "") -> str:
 class Kernel:
     """Takes requests one by one."""
 
-    def __init__(self) -> None:
+    def __init__(self, node_program: str | None = None) -> None:
         self._requests: queue.SimpleQueue[dict[str, object]] = queue.SimpleQueue()
         self._wire = Wire()
         self._output = Output(self._wire)
         self._interrupts = Interrupts()
         self._display = Display(self._wire, self._output, self._interrupts)
         self._namespace = Namespace()
+        self._node = None if node_program is None else Node(node_program, self._display)
 
     def serve(self) -> None:
         """Run until the client goes away."""
@@ -731,6 +826,9 @@ class Kernel:
         # Python 3.12 warns each `os.fork()` of the threads above, which a fork does not disturb.
         warnings.filterwarnings("ignore", message=".*multi-threaded, use of fork", category=DeprecationWarning)
         self._namespace.variables["display"] = self._display.display
+        if self._node is not None:
+            self._node.start()
+            self._interrupts.pass_on = self._node.interrupt
         start_service(self._output.pump, "pump")
         start_service(self._read, "reader")
 
@@ -768,10 +866,14 @@ class Kernel:
             self._wire.emit(ev="error", id=run_id, **{key: b64(text) for key, text in describe(error).items()})
         interrupted = self._interrupts.end()
         self._output.begin(None)
-        self._wire.emit(ev="done", id=run_id, count=self._namespace.count, interrupted=interrupted)
+        count = self._namespace.count if self._node is None else self._node.count
+        self._wire.emit(ev="done", id=run_id, count=count, interrupted=interrupted)
 
     def _evaluate(self, source: str) -> None:
         self._interrupts.deliver()
+        if self._node is not None:
+            self._node.execute(source)
+            return
         value = self._namespace.execute(source)
         if value is not None:
             self._namespace.variables["_"] = value
@@ -789,6 +891,8 @@ def attempt(function: Callable[..., object], *arguments: object) -> BaseExceptio
 
 def describe(error: BaseException) -> dict[str, str]:
     """Return what an error event says. The exception's own code may raise, or never end."""
+    if isinstance(error, ForeignError):
+        return {"name": clip(error.name), "message": clip(str(error)), "traceback": clip(error.stack)}
     name = type(error).__name__
     said = {"name": name, "message": "", "traceback": f"{name}\n"}
     attempt(lambda: said.update(message=clip(str(error))))

@@ -71,9 +71,9 @@ class Outcome:
 class KernelProcess:
     """A running kernel and its event lines."""
 
-    def __init__(self, python: str, cwd: Path) -> None:
+    def __init__(self, python: str, cwd: Path, *arguments: Path) -> None:
         pipe = subprocess.PIPE
-        self.process = subprocess.Popen([python, "-u", KERNEL], stdin=pipe, stdout=pipe, stderr=pipe, cwd=cwd)
+        self.process = subprocess.Popen([python, "-u", KERNEL, *arguments], stdin=pipe, stdout=pipe, stderr=pipe, cwd=cwd)
         self._events: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
         self._reader = threading.Thread(target=self._read)
         self._reader.start()

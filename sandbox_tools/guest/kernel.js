@@ -1,0 +1,225 @@
+"use strict";
+// Runs JavaScript inside a sandbox and keeps its variables between calls. Node.js 16 or newer, nothing installed.
+//
+// guest/kernel.py starts it, as `node kernel.js <fd of requests> <fd of replies>`, and speaks to the client: it owns
+// standard output and error, the order of runs, and what can be asked for again. JSON lines go over the two descriptors:
+//
+//     requests  {"op": "run", "code": ..., "name": "cell-1"}      {"op": "interrupt"}
+//     replies   {"ev": "result", "forms": {mime: text, or base64 of an image}}
+//               {"ev": "error", "name": ..., "message": ..., "stack": ...}      {"ev": "done", "interrupted": false}
+//
+// The main thread runs user code, through the inspector: as in the console of a browser, `await` works at the top
+// level and `const` can be declared again. A worker thread takes the requests. Code that does not let the main thread
+// look at an interrupt for a moment is terminated there; variables are kept in either case. Work that was started and
+// not awaited, such as timers, goes on.
+
+const fs = require("node:fs");
+const inspector = require("node:inspector");
+const module_ = require("node:module");
+const net = require("node:net");
+const path = require("node:path");
+const util = require("node:util");
+const vm = require("node:vm");
+const { Worker, isMainThread, parentPort, workerData } = require("node:worker_threads");
+
+const LOOK_MS = 100; // the time that the main thread has to look at an interrupt
+const MAX_TEXT_CHARS = 4 * 1024 * 1024; // of a string in a result; the kernel cuts it further
+const INSPECT = { depth: 4, maxArrayLength: 1000, maxStringLength: MAX_TEXT_CHARS, breakLength: 100 };
+const DISPLAY = Symbol.for("Jupyter.display"); // as in Deno: an object's own forms
+
+// Strings, comments and templates, so that what looks like an import in them is left alone; then imports.
+const SKIPPED = /\/\/.*|\/\*[^]*?\*\/|'(?:\\[^]|[^'\\\n])*'|"(?:\\[^]|[^"\\\n])*"|`(?:\\[^]|[^`\\])*`/;
+const STATIC = /(?<![\w$.])import\s+(?:([\w$*{}\s,]+?)\s+from\s+)?(['"])(.+?)\2(?:\s+(?:with|assert)\s*\{[^}]*\})?/;
+const DYNAMIC = /(?<![\w$.])import\s*(?=\()/;
+const IMPORTS = new RegExp(`${STATIC.source}|(${SKIPPED.source})|(${DYNAMIC.source})`, "g");
+
+const OWN_FRAME = new RegExp(`^\\s+at .*(node:inspector|node:internal|node:events|${path.basename(__filename)})`);
+
+function main() {
+  const [requests, replies] = process.argv.splice(2).map(Number);
+  const looked = new Int32Array(new SharedArrayBuffer(4));
+  const reply = (event) => writeAll(replies, Buffer.from(JSON.stringify(event) + "\n"));
+  const runner = new Runner(reply);
+  setUpGlobals((value) => reply({ ev: "result", forms: formsOf(value) }));
+  const watcher = new Worker(__filename, { workerData: { requests, looked } });
+  watcher.on("message", (request) => {
+    if (request.op === "run") {
+      runner.run(request);
+    } else {
+      runner.interrupt();
+      Atomics.add(looked, 0, 1);
+    }
+  });
+  watcher.on("exit", () => process.reallyExit(0));
+}
+
+// The worker thread.
+function watch() {
+  const { requests, looked } = workerData;
+  const session = new inspector.Session();
+  session.connectToMainThread();
+  let rest = "";
+  const socket = new net.Socket({ fd: requests, readable: true, writable: false });
+  socket.setEncoding("utf8");
+  socket.on("data", (data) => {
+    const lines = (rest + data).split("\n");
+    rest = lines.pop();
+    for (const line of lines) take(JSON.parse(line));
+  });
+  socket.on("end", () => process.exit());
+
+  function take(request) {
+    const before = Atomics.load(looked, 0);
+    parentPort.postMessage(request);
+    if (request.op !== "interrupt") return;
+    setTimeout(() => {
+      if (Atomics.load(looked, 0) === before) session.post("Runtime.terminateExecution");
+    }, LOOK_MS);
+  }
+}
+
+class Runner {
+  constructor(reply) {
+    this.reply = reply;
+    this.session = new inspector.Session();
+    this.session.connect();
+    this.held = undefined;
+    Object.defineProperty(globalThis, "__holder", { value: this, configurable: true });
+    this.session.post("Runtime.evaluate", { expression: "__holder" }, (_, answer) => {
+      this.holderId = answer.result.objectId;
+    });
+    delete globalThis.__holder;
+  }
+
+  async run({ code, name }) {
+    const stopped = new Promise((resolve) => (this.stop = resolve));
+    const answer = await Promise.race([this.evaluate(code, name), stopped]);
+    this.stop = undefined;
+    const interrupted = answer === undefined;
+    if (interrupted) {
+      this.reply({ ev: "error", name: "Interrupted", message: "The code was interrupted.", stack: "" });
+    } else if (answer.exceptionDetails) {
+      this.reply({ ev: "error", ...describe(this.valueOf(answer.exceptionDetails.exception)) });
+    } else if (answer.result.type !== "undefined") {
+      const value = this.valueOf(answer.result);
+      globalThis._ = value;
+      this.reply({ ev: "result", forms: formsOf(value) });
+    }
+    this.reply({ ev: "done", interrupted });
+  }
+
+  interrupt() {
+    if (this.stop) this.stop(undefined);
+  }
+
+  // The inspector's answer; undefined when the code was terminated.
+  evaluate(code, name) {
+    const expression = `${withoutStaticImports(code)}\n//# sourceURL=${name}`;
+    const options = { expression, replMode: true, awaitPromise: true, objectGroup: "run" };
+    let resolve;
+    const answered = new Promise((done) => (resolve = done)); // not around the call: it would be in every stack
+    this.session.post("Runtime.evaluate", options, (error, answer) => resolve(error ? undefined : answer));
+    return answered;
+  }
+
+  valueOf({ objectId, unserializableValue, value }) {
+    const argument = objectId ? { objectId } : unserializableValue ? { unserializableValue } : { value };
+    this.session.post("Runtime.callFunctionOn", {
+      objectId: this.holderId,
+      functionDeclaration: "function (value) { this.held = value; }",
+      arguments: [argument],
+    });
+    this.session.post("Runtime.releaseObjectGroup", { objectGroup: "run" });
+    const held = this.held;
+    this.held = undefined;
+    return held;
+  }
+}
+
+// Only modules have `import` statements; here each becomes an `await` of what `import()` does.
+function withoutStaticImports(code) {
+  return code.replace(IMPORTS, (all, names, quote, from, skipped, dynamic) => {
+    if (skipped) return all;
+    if (dynamic) return "__import";
+    const loaded = `await __import(${JSON.stringify(from)})`;
+    if (names === undefined) return `${loaded};`;
+    const [, first, others] = /^([\w$]+)?\s*,?\s*([^]*)$/.exec(names.trim());
+    const parts = [];
+    if (first) parts.push(`{default: ${first}} = ${loaded}`);
+    const whole = /^\*\s*as\s+([\w$]+)$/.exec(others);
+    if (whole) parts.push(`${whole[1]} = ${loaded}`);
+    else if (others) parts.push(`${others.replace(/([\w$]+)\s+as\s+/g, "$1: ")} = ${loaded}`);
+    return `const ${parts.join(", ")};`;
+  });
+}
+
+function setUpGlobals(display) {
+  const here = path.join(process.cwd(), "cell.js"); // modules are looked for from the working directory
+  const warn = process.emitWarning;
+  process.emitWarning = (warning, ...rest) => {
+    if (!String(warning).includes("USE_MAIN_CONTEXT_DEFAULT_LOADER")) warn.call(process, warning, ...rest);
+  };
+  const script = new vm.Script("(from, options) => import(from, options)", {
+    filename: here,
+    importModuleDynamically: (vm.constants || {}).USE_MAIN_CONTEXT_DEFAULT_LOADER || ((from) => import(from)),
+  });
+  const load = script.runInThisContext();
+  const require = module_.createRequire(here);
+  const hidden = { display, require, module: { exports: {} }, exports: {}, __import: load };
+  hidden.__filename = here;
+  hidden.__dirname = path.dirname(here);
+  for (const [name, value] of Object.entries(hidden)) {
+    Object.defineProperty(globalThis, name, { value, writable: true, configurable: true });
+  }
+  process.exit = (code) => {
+    throw Object.assign(new Error(`process.exit(${code === undefined ? "" : code}) ends nothing here.`), { name: "Exit" });
+  };
+  process.on("SIGINT", () => {}); // the client's interrupt comes as a request
+  process.on("uncaughtException", (error) => console.error(`Uncaught ${describe(error).stack}`));
+}
+
+function formsOf(value) {
+  try {
+    if (value && typeof value[DISPLAY] === "function") return { "text/plain": textOf(value), ...value[DISPLAY]() };
+    const image = imageTypeOf(value);
+    if (image) return { "text/plain": textOf(value), [image]: Buffer.from(value).toString("base64") };
+  } catch {
+    // The object's own code failed: it is shown as any other.
+  }
+  return { "text/plain": textOf(value) };
+}
+
+function textOf(value) {
+  try {
+    return util.inspect(value, INSPECT).slice(0, MAX_TEXT_CHARS);
+  } catch (error) {
+    return `<it cannot be shown: ${error}>`;
+  }
+}
+
+function imageTypeOf(value) {
+  if (!(value instanceof Uint8Array)) return undefined;
+  const start = Buffer.from(value.subarray(0, 4)).toString("hex");
+  return start === "89504e47" ? "image/png" : start.startsWith("ffd8ff") ? "image/jpeg" : undefined;
+}
+
+function describe(error) {
+  try {
+    if (!(error instanceof Error) && !util.types.isNativeError(error)) {
+      const text = textOf(error);
+      return { name: "Uncaught", message: text, stack: `Uncaught ${text}` };
+    }
+    const lines = String(error.stack).split("\n");
+    const stack = lines.filter((line) => !OWN_FRAME.test(line)).join("\n");
+    return { name: String(error.name), message: String(error.message), stack };
+  } catch {
+    return { name: "Error", message: "The error cannot be shown.", stack: "The error cannot be shown." };
+  }
+}
+
+function writeAll(fd, data) {
+  for (let written = 0; written < data.length; ) written += fs.writeSync(fd, data, written);
+}
+
+if (isMainThread) main();
+else watch();
