@@ -33,7 +33,7 @@ from sandbox_tools.wire.files import (
 WRITE_TIMEOUT_S: Final = 300.0
 """Deadline for writing what is in memory, in seconds. A stream has none, but must not stand still."""
 
-MAXREAD_BYTES: Final = 16 * 1024 * 1024
+MAX_READ_BYTES: Final = 16 * 1024 * 1024
 """What `read` returns at most unless told otherwise, in bytes. Longer files are for `open` and `download`."""
 
 MAX_DOWNLOAD_BYTES: Final = 4 * 1024 * 1024 * 1024
@@ -81,7 +81,7 @@ class RemoteFiles:
             with anyio.CancelScope(shield=True):
                 await stream.aclose()
 
-    async def read(self, path: str, *, max_bytes: int = MAXREAD_BYTES) -> bytes:
+    async def read(self, path: str, *, max_bytes: int = MAX_READ_BYTES) -> bytes:
         """Return a whole file; a longer one than `max_bytes` is a SandboxProtocolError."""
         async with self.open(path) as file:
             if (file.size or 0) > max_bytes:
