@@ -41,6 +41,8 @@ class BlockingToolset:
         internet: bool = False,
         max_output_chars: int = DEFAULT_MAX_CHARS,
         min_isolation: str | None = None,
+        adopt: bool = True,
+        private_previews: bool = False,
         on_notice: Callable[[str], None] | None = None,
     ) -> Iterator[BlockingToolset]:
         """Open a toolset; leaving it deletes the sandboxes that it created. See `Toolset.open`."""
@@ -52,6 +54,8 @@ class BlockingToolset:
             internet=internet,
             max_output_chars=max_output_chars,
             min_isolation=min_isolation,
+            adopt=adopt,
+            private_previews=private_previews,
             on_notice=on_notice,
         )
         with start_blocking_portal("asyncio") as portal, portal.wrap_async_context_manager(opened) as toolset:

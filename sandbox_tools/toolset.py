@@ -19,7 +19,14 @@ from sandbox_tools.errors import ConfigurationError, SandboxRequestError, Sandbo
 from sandbox_tools.output import DEFAULT_MAX_CHARS, fit
 from sandbox_tools.redaction import Redactor, default_registry
 from sandbox_tools.runtime import Runtime
-from sandbox_tools.sandboxes import DEFAULT_TTL_S, Sandboxes, open_source
+from sandbox_tools.sandboxes import (
+    DEFAULT_TEMPLATE,
+    DEFAULT_TTL_S,
+    PreviewSite,
+    Sandboxes,
+    SandboxOptions,
+    open_source,
+)
 from sandbox_tools.tools import CATALOGUE
 from sandbox_tools.tools.arguments import explain_arguments
 from sandbox_tools.tools.base import Image, Output, SandboxArguments, Tool, ToolArguments
@@ -97,6 +104,8 @@ class Toolset:
         max_output_chars: int = DEFAULT_MAX_CHARS,
         min_isolation: str | None = None,
         adopt: bool = True,
+        private_previews: bool = False,
+        preview_site: PreviewSite | None = None,
         on_notice: Callable[[str], None] | None = None,
     ) -> AsyncIterator[Toolset]:
         """Open a toolset; leaving it deletes the sandboxes that it created.
@@ -114,6 +123,9 @@ class Toolset:
             min_isolation: The least that a sandbox on this machine must have, `namespaces` or the weaker `landlock`;
                 default `SANDBOX_TOOLS_MIN_ISOLATION`, else `namespaces`.
             adopt: Let a call name, with `sandbox_id`, a sandbox of the account that this toolset did not create.
+            private_previews: Previews need a token. `get_preview_url` then returns a URL of a proxy on this machine
+                that adds it, so that the user's browser, and nobody else's, can open the preview.
+            preview_site: Where private previews are served instead, such as by an HTTP server.
             on_notice: Told where the tools run; default: the log, at INFO.
 
         Raises:
@@ -125,8 +137,11 @@ class Toolset:
         source = open_source(base_url=base_url, api_key=api_key, registry=registry, min_isolation=min_isolation)
         source = replace(source, adopt=adopt)
         (on_notice or _LOG.info)(f"The tools run in {source.where}.")
+        options = SandboxOptions(
+            template=template or DEFAULT_TEMPLATE, ttl_s=ttl_s, internet=internet, private_previews=private_previews
+        )
         async with Sandboxes.open(
-            source, template=template, ttl_s=ttl_s, internet=internet, on_notice=on_notice or _LOG.info
+            source, options, on_notice=on_notice or _LOG.info, preview_site=preview_site
         ) as sandboxes:
             yield cls(sandboxes, Redactor(registry), internet=internet, max_output_chars=max_output_chars)
 

@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-from sandbox_tools.sandboxes.provider import DEFAULT_TEMPLATE, DEFAULT_TTL_S, Sandboxes
+from sandbox_tools.client.preview_site import PreviewSite
+from sandbox_tools.sandboxes.options import DEFAULT_TEMPLATE, DEFAULT_TTL_S, SandboxOptions
+from sandbox_tools.sandboxes.provider import Sandboxes
 from sandbox_tools.sandboxes.source import SandboxSource, open_source
 
-__all__ = ["DEFAULT_TEMPLATE", "DEFAULT_TTL_S", "SandboxSource", "Sandboxes", "open_source"]
+__all__ = [
+    "DEFAULT_TEMPLATE",
+    "DEFAULT_TTL_S",
+    "PreviewSite",
+    "SandboxOptions",
+    "SandboxSource",
+    "Sandboxes",
+    "open_source",
+]

@@ -13,9 +13,10 @@ import anyio
 import anyio.abc
 
 from sandbox_tools.client.control import ControlPlane, RuntimeAccess
+from sandbox_tools.client.preview_proxy import PreviewProxy
+from sandbox_tools.client.preview_site import PreviewSite
 from sandbox_tools.client.runtime import RemoteRuntime
 from sandbox_tools.errors import (
-    ConfigurationError,
     SandboxNotFoundError,
     SandboxProtocolError,
     SandboxRequestError,
@@ -25,20 +26,16 @@ from sandbox_tools.errors import (
     ToolError,
 )
 from sandbox_tools.local.child import local_service
+from sandbox_tools.redaction import Redactor
 from sandbox_tools.runtime import Runtime
 from sandbox_tools.sandboxes import owner
 from sandbox_tools.sandboxes.held import Held
+from sandbox_tools.sandboxes.options import SandboxOptions
 from sandbox_tools.sandboxes.source import SandboxSource
-from sandbox_tools.wire.control import MAX_TTL_S, NewSandbox
-from sandbox_tools.wire.network import NetworkRules
+from sandbox_tools.wire.control import NewSandbox
 from sandbox_tools.wire.records import Isolation, SandboxInfo
 
 _LOG: Final = logging.getLogger(__name__)
-
-DEFAULT_TEMPLATE: Final = "code-interpreter"
-"""The official template that can run code (wire contract 6)."""
-
-DEFAULT_TTL_S: Final = 1800
 
 CLOSE_TIMEOUT_S: Final = 1.5
 """Time for deleting all owned sandboxes at the end, in seconds: MCP clients wait about 2 s before they kill."""
@@ -71,21 +68,16 @@ class Sandboxes:
         tasks: anyio.abc.TaskGroup,
         stack: AsyncExitStack,
         *,
-        template: str | None,
-        ttl_s: int,
-        internet: bool,
+        options: SandboxOptions,
         on_notice: Callable[[str], None],
+        preview_site: PreviewSite | None,
     ) -> None:
         self._source = source
         self._tasks = tasks
         self._stack = stack
-        self._new = NewSandbox(
-            template=template or DEFAULT_TEMPLATE,
-            ttl_s=ttl_s,
-            network=NetworkRules(internet=internet),  # said in either case: SeaCloud's own default is open
-        )
-        self._ttl_s = ttl_s
+        self._options = options
         self._on_notice = on_notice
+        self._preview_site = preview_site or PreviewProxy(tasks, Redactor(source.registry))
         self._held: dict[str, Held] = {}
         self._default_id: str | None = None
         self._creation: _Creation | None = None
@@ -98,19 +90,25 @@ class Sandboxes:
     async def open(
         cls,
         source: SandboxSource,
+        options: SandboxOptions | None = None,
         *,
-        template: str | None = None,
-        ttl_s: int = DEFAULT_TTL_S,
-        internet: bool = False,
         on_notice: Callable[[str], None],
+        preview_site: PreviewSite | None = None,
     ) -> AsyncIterator[Sandboxes]:
-        """Open; leaving it deletes every sandbox that it created, in parallel, within 2 s."""
-        if not 1 <= ttl_s <= MAX_TTL_S:
-            raise ConfigurationError(f"ttl_s must be from 1 to {MAX_TTL_S} seconds.")
+        """Open; leaving it deletes every sandbox that it created, in parallel, within 2 s.
+
+        Args:
+            preview_site: Where private previews are served; default: a proxy on loopback.
+        """
         body_error: BaseException | None = None
         async with AsyncExitStack() as stack, anyio.create_task_group() as tasks:
             sandboxes = cls(
-                source, tasks, stack, template=template, ttl_s=ttl_s, internet=internet, on_notice=on_notice
+                source,
+                tasks,
+                stack,
+                options=options or SandboxOptions(),
+                on_notice=on_notice,
+                preview_site=preview_site,
             )
             try:
                 yield sandboxes
@@ -208,7 +206,7 @@ class Sandboxes:
     async def _create(self, creation: _Creation) -> None:
         try:
             control = await self._control_plane()
-            info, access = await _create_or_find(control, replace(self._new, metadata=owner.labels()))
+            info, access = await _create_or_find(control, replace(self._options.new_sandbox(), metadata=owner.labels()))
             self._on_notice(f"Sandbox {info.sandbox_id} is ready{_isolation_text(info.isolation)}.")
             creation.held = self._hold(info, access, control, owned=True)
             self._default_id = info.sandbox_id
@@ -237,8 +235,11 @@ class Sandboxes:
 
     def _hold(self, info: SandboxInfo, access: RuntimeAccess, control: ControlPlane, *, owned: bool) -> Held:
         renew = partial(self._renew, info.sandbox_id)
-        runtime = RemoteRuntime(info.sandbox_id, access, self._tasks, renew=renew)
-        held = Held(runtime, owned=owned, ttl_s=self._ttl_s, end_at=info.end_at)
+        # Of an adopted sandbox they are private when the service gives a token for them (wire contract 5.2).
+        is_private = self._options.private_previews or access.traffic_token is not None
+        previews = self._preview_site if is_private else None
+        runtime = RemoteRuntime(info.sandbox_id, access, self._tasks, previews, renew=renew)
+        held = Held(runtime, owned=owned, ttl_s=self._options.ttl_s, end_at=info.end_at)
         self._held[info.sandbox_id] = held
         self._tasks.start_soon(held.keep_alive, control)
         return held

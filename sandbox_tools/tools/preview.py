@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Final
+from urllib.parse import urlsplit
 
 import anyio
 from pydantic import Field
@@ -33,9 +34,14 @@ async def run_get_preview_url(context: ToolContext, args: PreviewArguments) -> O
         )
     url = await context.runtime.preview_url(args.port)
     return Output(
-        text=f"Preview of port {args.port}: {url}\nThe URL works while the sandbox runs.",
+        text=f"Preview of port {args.port}: {url}\nThe URL works {_where(url)}while the sandbox runs.",
         structured={"url": url, "port": args.port, "sandbox_id": context.runtime.sandbox_id},
     )
+
+
+def _where(url: str) -> str:
+    host = urlsplit(url).hostname or ""
+    return "on this machine, " if host == "127.0.0.1" or host.endswith(".localhost") else ""
 
 
 async def _wait_for_port(runtime: Runtime, port: int) -> frozenset[int] | None:

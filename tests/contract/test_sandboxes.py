@@ -13,7 +13,7 @@ from sandbox_tools.client.control import ControlPlane
 from sandbox_tools.errors import SandboxNotFoundError, SandboxToolsError, ToolError
 from sandbox_tools.redaction import Registry
 from sandbox_tools.runtime import Runtime
-from sandbox_tools.sandboxes import Sandboxes, SandboxSource, owner
+from sandbox_tools.sandboxes import Sandboxes, SandboxOptions, SandboxSource, owner
 from sandbox_tools.wire.control import NewSandbox
 from sandbox_tools.wire.records import SandboxInfo
 from tests.contract.gate import Gate, gate_to
@@ -47,7 +47,7 @@ async def opened(
     async with (
         admin(server) as control,
         gate_to(server.base_url) as gate,
-        Sandboxes.open(source(gate.base_url, server), ttl_s=ttl_s, on_notice=said.append) as sandboxes,
+        Sandboxes.open(source(gate.base_url, server), SandboxOptions(ttl_s=ttl_s), on_notice=said.append) as sandboxes,
     ):
         yield sandboxes, gate, control
 
