@@ -141,9 +141,10 @@ class RemoteProcess:
             for event in events:
                 if isinstance(event, SandboxResponseError):
                     raise event
+                if isinstance(event, Ended):
+                    await _read_to_the_end(pieces)  # before it is told: nobody reads on after it
                 yield event
                 if isinstance(event, Ended):
-                    await _read_to_the_end(pieces)
                     return
             if problem:
                 raise SandboxProtocolError(OPERATION, problem, maybe_done=True)
