@@ -9,8 +9,9 @@ from __future__ import annotations
 import resource
 from typing import Final
 
+PROCESSES: Final = 256
+
 _LIMITS: Final = {
-    resource.RLIMIT_NPROC: 256,
     resource.RLIMIT_NOFILE: 1024,
     resource.RLIMIT_CORE: 0,
     resource.RLIMIT_FSIZE: 1 << 30,
@@ -21,11 +22,15 @@ _LIMITS: Final = {
 }
 
 
-def set_limits() -> None:
-    """Lower every limit for good, and be the first to go when memory runs out."""
+def set_limits(processes: int = PROCESSES) -> None:
+    """Lower every limit for good, and be the first to go when memory runs out.
+
+    Args:
+        processes: Of this user, in this user namespace.
+    """
     with open("/proc/self/oom_score_adj", "w") as file:
         file.write("1000")
-    for limit, wanted in _LIMITS.items():
+    for limit, wanted in {**_LIMITS, resource.RLIMIT_NPROC: processes}.items():
         hard = resource.getrlimit(limit)[1]
         value = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
         resource.setrlimit(limit, (value, value))

@@ -30,6 +30,7 @@ class Places:
         real: dict[str, Any] = self._translated(request)
         if "env" in real:
             real["env"].setdefault("TMPDIR", self._real["/tmp"])
+            real["env"].setdefault("GIT_CONFIG_NOSYSTEM", "1")  # git stops at an /etc/gitconfig that it may not read
         return real
 
     def _translated(self, value: Any) -> Any:

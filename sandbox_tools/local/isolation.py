@@ -90,12 +90,11 @@ def needs_namespaces(what: str) -> str:
 
 def available(launcher: LauncherKind = "native") -> IsolationReport:
     """Return the report of a passed self-test."""
-    return IsolationReport(
-        level="landlock" if launcher == "landlock" else "namespaces",
-        launcher=launcher,
-        hard_limits=HARD_LIMITS[launcher],
-        soft_limits=SOFT_LIMITS[launcher],
-    )
+    hard, soft = HARD_LIMITS[launcher], SOFT_LIMITS[launcher]
+    if launcher == "landlock" and os.getuid() != 0:  # all of a user's processes count, those of other sandboxes too
+        hard, soft = tuple(name for name in hard if name != "processes"), ("processes", *soft)
+    level: IsolationLevel = "landlock" if launcher == "landlock" else "namespaces"
+    return IsolationReport(level=level, launcher=launcher, hard_limits=hard, soft_limits=soft)
 
 
 def unavailable(reason: str) -> IsolationReport:

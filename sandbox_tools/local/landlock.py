@@ -6,6 +6,7 @@ path, or other processes. `supervisor.py` adds a user of its own, the system cal
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import struct
@@ -38,6 +39,8 @@ _TCP: Final = 0x3
 _SCOPES: Final = 0x3
 """Abstract sockets and signals of processes outside, since ABI 6."""
 
+SIGNALS_SINCE: Final = 6
+
 _RULE_PATH_BENEATH: Final = 1
 _GET_VERSION: Final = 1
 
@@ -66,6 +69,22 @@ def restrict(*, read_only: Iterable[str], read_write: Iterable[str], devices: It
         _allow(ruleset, path, handled & ~(_MAKE_CHAR | _MAKE_BLOCK))
     for path in devices:
         _allow(ruleset, path, _DEVICE & handled)
+    native.syscall(_NR_RESTRICT_SELF, ruleset, 0, what="landlock_restrict_self")
+    os.close(ruleset)
+
+
+def keep_signals_inside() -> None:
+    """Let this process, and all that it starts, signal nobody else. Needs no_new_privs.
+
+    Raises:
+        OSError: This kernel cannot (Linux 6.12 was the first).
+    """
+    if abi() < SIGNALS_SINCE:
+        raise PermissionError(
+            errno.EPERM, "landlock without root needs Linux 6.12 or newer, which keeps signals inside"
+        )
+    attributes = struct.pack("=3Q", 0, 0, _SCOPES)
+    ruleset = native.syscall(_NR_CREATE_RULESET, attributes, len(attributes), 0, what="landlock_create_ruleset")
     native.syscall(_NR_RESTRICT_SELF, ruleset, 0, what="landlock_restrict_self")
     os.close(ruleset)
 

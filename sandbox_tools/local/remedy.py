@@ -98,8 +98,7 @@ _CONTAINER: Final = (
     "In a container: start it with `--security-opt seccomp=unconfined --security-opt systempaths=unconfined` "
     "(Podman: `--security-opt seccomp=unconfined --security-opt unmask=ALL`), better with a seccomp profile that only "
     "adds unshare, clone, mount, umount2 and pivot_root; on an Ubuntu host AppArmor must allow user namespaces too. "
-    "A weaker isolation that needs none of this, for a service that runs as root: `--min-isolation landlock` or "
-    "SANDBOX_TOOLS_MIN_ISOLATION=landlock."
+    "A weaker isolation that needs none of this: `--min-isolation landlock` or SANDBOX_TOOLS_MIN_ISOLATION=landlock."
 )
 
 

@@ -13,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from sandbox_tools.local.channel import AgentError
+from sandbox_tools.local.isolation import needs_namespaces
 from sandbox_tools.local.process import Process
 from sandbox_tools.local.process_stream import STREAM_TYPE, connect_timeout_ms, event_stream
 from sandbox_tools.local.sandbox import Sandbox, TooManyProcessesError
@@ -212,6 +213,8 @@ async def _start(sandbox: Sandbox, command: Command) -> Process:
     except AgentError as error:
         full = error.number in (errno.EAGAIN, errno.ENOMEM)
         problem = RequestError(503 if full else 400, f"{'process' if full else 'cwd'}: {error}")
+        if command.pty and error.number == errno.EACCES and not sandbox.has_network:
+            problem = RequestError(400, needs_namespaces("terminals (pty), where the service is not root,"))
     raise problem
 
 

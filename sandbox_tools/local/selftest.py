@@ -89,13 +89,19 @@ async def _run_canary(launcher: Launcher, workspace: Path, uid: int | None, host
         sandbox = Sandbox(launched, background=Background(tasks))
         tasks.start_soon(sandbox.serve)
         try:
-            reason = await _findings(sandbox, {"level": available(launcher.kind).level, "file": str(host_file)})
+            reason = await _findings(sandbox, _host(launcher, host_file))
         except (ChannelError, AgentError) as error:  # here, because it would leave the task group in a group
             reason = f"the self-test could not run inside the sandbox: {error}"
         finally:
             with anyio.CancelScope(shield=True):
                 await sandbox.close()
     return reason
+
+
+def _host(launcher: Launcher, host_file: Path) -> dict[str, str]:
+    level = available(launcher.kind).level
+    shared = level == "landlock" and os.getuid() != 0
+    return {"level": level, "user": "shared" if shared else "own", "file": str(host_file)}
 
 
 async def _findings(sandbox: Sandbox, host: dict[str, str]) -> str:

@@ -4,9 +4,16 @@ A sandbox is what runs under a user id of its own, which Landlock and the system
 PID 1 whose end would end it, so a supervisor stays: a child of the zygote, out of reach because it keeps the server's
 user id. It ends every process of that user when the agent ends and when the zygote ends.
 
+A server that is not root has no other user id to give. Then Landlock keeps signals inside as well, the filter also
+refuses what a user may do to files and processes of its own without opening them, and the supervisor, which is in a
+Landlock domain around that of the agent, ends all that it can reach.
+
 Weaker than namespaces: names and sizes of world-readable files, and the command lines of all processes, can be seen;
 code can end its own agent; there are no sockets, so no server inside, no preview and no egress.
 """
+
+# pathlib is not worth its memory in the zygote:
+# ruff: noqa: PTH123, PTH208
 
 from __future__ import annotations
 
@@ -15,6 +22,7 @@ import errno
 import os
 import signal
 import socket
+from contextlib import suppress
 from typing import Any, Final, NoReturn
 
 from sandbox_tools.guest import agent, limits
@@ -33,8 +41,6 @@ def supervise(
 ) -> NoReturn:
     """Start the agent in the working directory, report it and this process, and stay until it ends."""
     uid = request["uid"]
-    if uid is None:
-        raise PermissionError(errno.EPERM, "landlock needs a user id for each sandbox, so a service that runs as root")
     if request.get("volumes"):
         raise OSError(errno.EOPNOTSUPP, "volumes need namespaces")
     landlock.abi()
@@ -42,6 +48,8 @@ def supervise(
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     native.prctl(native.PR_SET_PDEATHSIG, signal.SIGTERM)
     native.prctl(native.PR_SET_CHILD_SUBREAPER, 1)
+    if uid is None:
+        _keep_signals_inside()
     pid = os.fork()
     if pid == 0:
         _be_the_agent(uid, request["workspace"], layout, code, agent_fd=agent_fd, outcome=outcome)
@@ -52,8 +60,45 @@ def supervise(
     os.closerange(0, lockdown.MAX_FDS)
     while signal.sigwait(_SIGNALS) == signal.SIGCHLD and not _has_ended(pid):
         pass
-    _end_all_processes_of(uid)
+    if uid is None:
+        _end_all_inside()
+    else:
+        _end_all_processes_of(uid)
     os._exit(0)
+
+
+def _keep_signals_inside() -> None:
+    """So that "everybody" is this sandbox when it ends. The agent nests a domain in this one, and cannot reach out."""
+    native.prctl(native.PR_SET_NO_NEW_PRIVS, 1)
+    landlock.keep_signals_inside()
+    try:
+        os.kill(os.getppid(), 0)
+    except PermissionError:
+        return
+    raise PermissionError(errno.EPERM, "landlock does not keep signals inside")
+
+
+def _end_all_inside() -> None:
+    """See `_end_all_processes_of`: the same, for those that Landlock lets this process reach."""
+    while True:
+        with suppress(OSError):
+            os.kill(-1, signal.SIGKILL)
+        try:
+            os.waitpid(-1, 0)
+        except ChildProcessError:
+            return
+
+
+def _tasks_of(uid: int) -> int:
+    """The kernel counts all of a user's against the limit of each."""
+    found = 0
+    for name in os.listdir("/proc"):
+        with suppress(OSError, KeyError):
+            if name.isdigit():
+                with open(f"/proc/{name}/status") as file:
+                    fields = dict(line.split(":", 1) for line in file)
+                found += int(fields["Threads"]) if fields["Uid"].split()[0] == str(uid) else 0
+    return found
 
 
 def _check_readable(paths: list[str]) -> None:
@@ -96,17 +141,18 @@ def _kill_all_as(uid: int) -> NoReturn:
 
 
 def _be_the_agent(
-    uid: int, workspace: str, layout: dict[str, Any], code: bytes, *, agent_fd: int, outcome: socket.socket
+    uid: int | None, workspace: str, layout: dict[str, Any], code: bytes, *, agent_fd: int, outcome: socket.socket
 ) -> NoReturn:
     try:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
         os.setsid()
         os.umask(0o022)
-        native.empty_bounding_set()
+        if uid is not None:
+            native.empty_bounding_set()
         lockdown.become(uid)
         native.leave_session_keyring()
         native.prctl(native.PR_SET_CHILD_SUBREAPER, 1)  # what the sandbox leaves behind is the agent's to collect
-        limits.set_limits()
+        limits.set_limits(processes=limits.PROCESSES + (0 if uid is not None else _tasks_of(os.getuid())))
         places = Places(workspace)
         native.prctl(native.PR_SET_PDEATHSIG, signal.SIGKILL)
         native.prctl(native.PR_SET_NO_NEW_PRIVS, 1)
@@ -114,7 +160,8 @@ def _be_the_agent(
         outcome = lockdown.keep_only(agent_fd, outcome)
         visible = [source for source, _ in layout["binds"]]
         _check_readable(visible)
-        landlock.restrict(read_only=[*visible, "/proc"], read_write=[workspace], devices=(*_DEVICES, *_TERMINALS))
+        devices = _DEVICES if uid is None else (*_DEVICES, *_TERMINALS)
+        landlock.restrict(read_only=[*visible, "/proc"], read_write=[workspace], devices=devices)
         seccomp.install(code)
     except OSError as error:
         outcome.send(lockdown.failure(error))

@@ -60,12 +60,14 @@ def main(control: socket.socket, layout: dict[str, Any]) -> None:
 
 
 def _prepare(layout: dict[str, Any]) -> bytes:
-    code = seccomp.program(seccomp.machine(), sockets=layout["kind"] != "landlock")
+    has_namespaces = layout["kind"] != "landlock"
+    own_user = has_namespaces or os.getuid() == 0
+    code = seccomp.program(seccomp.machine(), sockets=has_namespaces, own_user=own_user)
     if layout["kind"] == "bwrap" and not os.access(bwrap.PROGRAM, os.X_OK):
         raise FileNotFoundError(errno.ENOENT, bwrap.PROGRAM)
     native.prctl(native.PR_SET_CHILD_SUBREAPER, 1)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-    if os.getuid() == 0 and layout["kind"] != "landlock":
+    if os.getuid() == 0 and has_namespaces:
         native.unshare(native.CLONE_NEWNS)
         layout["binds"] = mounts.stage(layout["binds"], STAGING_DIRECTORY)
     return code

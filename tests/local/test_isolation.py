@@ -20,7 +20,7 @@ from tests.local.service import Box
 def test_the_canary_finds_something_where_nothing_is_isolated(tmp_path: Path) -> None:
     """The control of the self-test: the same program, run on the host."""
     (tmp_path / "file").write_text("x")
-    host = {"level": "namespaces", "file": str(tmp_path / "file"), "port": "1", "abstract": "none"}
+    host = {"level": "namespaces", "user": "own", "file": str(tmp_path / "file"), "port": "1", "abstract": "none"}
     ran = subprocess.run([sys.executable, canary.__file__, json.dumps(host)], capture_output=True, check=True)
     found = json.loads(ran.stdout)
     assert "a file of the host is visible" in found

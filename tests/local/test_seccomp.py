@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from sandbox_tools.local import seccomp
+from sandbox_tools.local import seccomp, syscalls
 from sandbox_tools.local.seccomp import program
 
 ALLOW, KILL, ERRNO = 0x7FFF_0000, 0x8000_0000, 0x0005_0000
@@ -115,7 +115,7 @@ def test_a_machine_without_a_table_is_refused(name: str, monkeypatch: pytest.Mon
 def test_every_number_of_the_tables_is_refused(arch: str) -> None:
     for sockets in (True, False):
         code = program(arch, sockets=sockets)
-        tables = [seccomp._DENIED[arch], {} if sockets else seccomp._DENIED_WITHOUT_NAMESPACES[arch]]
+        tables = [syscalls.DENIED[arch], {} if sockets else syscalls.DENIED_WITHOUT_NAMESPACES[arch]]
         for name, number in [pair for table in tables for pair in table.items()]:
             assert run(code, arch=ARCH[arch], number=number) == PERM, name
 
@@ -127,11 +127,14 @@ def test_the_numbers_are_those_of_the_kernel(header: tuple[str, str]) -> None:
         pytest.skip("the kernel's headers are not installed")
     numbers = dict(re.findall(r"#define __NR(?:3264)?_(\w+)\s+(\d+)", Path(file).read_text()))
     known = 0
-    for name, number in {**seccomp._DENIED[arch], **seccomp._DENIED_WITHOUT_NAMESPACES[arch], **NUMBERS[arch]}.items():
+    tables = [syscalls.DENIED, syscalls.DENIED_WITHOUT_NAMESPACES, syscalls.DENIED_TO_A_SHARED_USER]
+    tables += [syscalls.IGNORED_OF_A_SHARED_USER, syscalls.CHECKED, NUMBERS]
+    own = {name: number for name, (number, _) in syscalls.OF_ITSELF_ONLY[arch].items()}
+    for name, number in [pair for table in [*(table[arch] for table in tables), own] for pair in table.items()]:
         if name in numbers:
             assert numbers[name] == str(number), name
             known += 1
-    assert known > 60
+    assert known > 90
 
 
 def test_the_x32_numbers_are_killed() -> None:
@@ -148,3 +151,27 @@ def test_without_namespaces_only_pairs_of_streams_are_allowed(arch: str) -> None
     assert {ask("socketpair", 1, 1), ask("socketpair", 1, 0x80001)} == {ALLOW}
     assert {ask("socketpair", 1, 2), ask("socketpair", 1, 0x80002), ask("socketpair", 1, 5)} == {PERM}
     assert {ask("socketpair", 2, 1), ask("socketpair", 16, 1)} == {FAMILY}
+
+
+def test_a_shared_user_cannot_change_what_it_does_not_open(arch: str) -> None:
+    code = program(arch, sockets=False, own_user=False)
+    for name, number in syscalls.DENIED_TO_A_SHARED_USER[arch].items():
+        expected = ERRNO | errno.EOPNOTSUPP if "xattr" in name else PERM
+        assert run(code, arch=ARCH[arch], number=number) == expected, name
+    for name, number in syscalls.IGNORED_OF_A_SHARED_USER[arch].items():
+        assert run(code, arch=ARCH[arch], number=number) == ERRNO, name  # success, and nothing is done
+    for number, count in syscalls.OF_ITSELF_ONLY[arch].values():
+        assert run(code, arch=ARCH[arch], number=number, arguments=(0, 0, 7)) == ALLOW
+        for position in range(count):
+            arguments = tuple(7 if at == position else 0 for at in range(6))
+            assert run(code, arch=ARCH[arch], number=number, arguments=arguments) == PERM
+    ioctl = NUMBERS[arch]["ioctl"]
+    assert run(code, arch=ARCH[arch], number=ioctl, arguments=(0, 0x5401)) == ALLOW
+    for request in (0x5412, 0x40086602, 0x40806685, 0x1_0000_5412):  # TIOCSTI, FS_IOC_SETFLAGS, FS_IOC_ENABLE_VERITY
+        assert run(code, arch=ARCH[arch], number=ioctl, arguments=(0, request)) == ERRNO | errno.ENOTTY
+
+
+def test_a_user_of_its_own_may_do_all_that(arch: str) -> None:
+    code = program(arch, sockets=False)
+    for table in (syscalls.DENIED_TO_A_SHARED_USER, syscalls.IGNORED_OF_A_SHARED_USER):
+        assert {run(code, arch=ARCH[arch], number=number) for number in table[arch].values()} == {ALLOW}
