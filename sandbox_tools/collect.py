@@ -30,6 +30,7 @@ class ProcessOutput:
 
     def __init__(self, redactor: Redactor, max_chars: int) -> None:
         self._budget = max(max_chars - _RESERVE_CHARS, max_chars // 2)
+        self._redactor = redactor
         self._ends = {stream: _BothEnds(redactor, self._budget) for stream in _STREAMS}
 
     def feed(self, stream: OutputStream, data: bytes) -> None:
@@ -48,7 +49,7 @@ class ProcessOutput:
         parts = []
         for stream, window, budget in zip(_STREAMS, windows, self._budgets(*windows), strict=True):
             if window.total_chars:
-                text = window.render(max(budget, MIN_MAX_CHARS))
+                text = window.render(max(budget, MIN_MAX_CHARS), self._redactor.output)
                 parts.append(f"--- {stream} ---\n{text}" + ("" if text.endswith("\n") else "\n"))
         if any(ends.undecodable for ends in self._ends.values()):
             parts.append("(Some of the output is not UTF-8; those bytes are shown as \N{REPLACEMENT CHARACTER}.)")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+from collections.abc import Callable
 from typing import Final
 
 DEFAULT_MAX_CHARS: Final = 20_000
@@ -61,26 +62,28 @@ class OutputWindow:
         self.total_lines += lines
         self._tail = ""
 
-    def render(self, max_chars: int | None = None) -> str:
+    def render(self, max_chars: int | None = None, clean: Callable[[str], str] = str) -> str:
         """Return the text if it fits, else its start, a line that says what was left out, and its end.
 
         Args:
             max_chars: Most characters of the result, the notice included; no more than the window's own.
+            clean: Changes the start and the end before they are cut, while the window still holds more of them.
 
         Raises:
             ValueError: `max_chars` is below `MIN_MAX_CHARS`.
         """
         limit = min(self.max_chars, _checked(max_chars)) if max_chars is not None else self.max_chars
-        return self._head if self.total_chars <= limit else self._cut(limit)
+        return fit(clean(self._head), limit) if self.total_chars <= limit else self._cut(limit, clean)
 
-    def _cut(self, limit: int) -> str:
+    def _cut(self, limit: int, clean: Callable[[str], str]) -> str:
         # At least two lines: "lines" is longer than "line".
         longest_notice = self._notice(self.total_chars, max(self.total_lines, 2))
         room = limit - len(longest_notice) - len("\n\n")
-        head = _head(self._head, int(room * _HEAD_SHARE))
-        if self._head.startswith("\n", len(head)):
+        start, end = clean(self._head), clean(self._tail)
+        head = _head(start, int(room * _HEAD_SHARE))
+        if start.startswith("\n", len(head)):
             head += "\n"  # the line end that would be put there anyway
-        tail = _tail(self._tail, room - int(room * _HEAD_SHARE))
+        tail = _tail(end, room - int(room * _HEAD_SHARE))
         omitted_lines = self.total_lines - head.count("\n") - tail.count("\n")
         notice = self._notice(self.total_chars - len(head) - len(tail), omitted_lines)
         line_end = "" if head.endswith("\n") else "\n"
@@ -97,6 +100,8 @@ def fit(text: str, max_chars: int = DEFAULT_MAX_CHARS) -> str:
     Raises:
         ValueError: `max_chars` is below `MIN_MAX_CHARS`.
     """
+    if len(text) <= _checked(max_chars):
+        return text
     window = OutputWindow(max_chars)
     window.feed(text)
     return window.render()

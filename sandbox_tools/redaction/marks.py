@@ -20,4 +20,4 @@ def find_mark(text: str) -> str | None:
     return found and found.group()
 
 
-_MARK: Final = re.compile(rf"\[REDACTED:[A-Z0-9_]{{1,32}}\]|{re.escape(WITHHELD)}", re.ASCII)
+_MARK: Final = re.compile(rf"\[REDACTED:[A-Za-z0-9_-]{{1,32}}\]|{re.escape(WITHHELD)}", re.ASCII)

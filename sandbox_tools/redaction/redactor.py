@@ -9,6 +9,7 @@ from sandbox_tools.redaction.marks import WITHHELD, placeholder
 from sandbox_tools.redaction.matcher import Match
 from sandbox_tools.redaction.registry import MIN_CHARS, Registry
 from sandbox_tools.redaction.secret import Opaque
+from sandbox_tools.redaction.shapes import find_shapes
 from sandbox_tools.redaction.walk import Walk
 
 _PIECE_BYTES: Final = 64 * 1024
@@ -22,19 +23,29 @@ class Redactor(Opaque):
     original is never returned instead.
     """
 
-    __slots__ = ("_registry",)
+    __slots__ = ("_registry", "_unknown_in_output")
 
-    def __init__(self, registry: Registry) -> None:
+    def __init__(self, registry: Registry, *, unknown_in_output: bool = True) -> None:
+        """Make a redactor.
+
+        Args:
+            registry: The values to replace.
+            unknown_in_output: Whether what looks like a token that nobody registered (see shapes.py) is replaced in
+                what a sandbox printed, too. In errors and logs it always is.
+        """
         self._registry = registry
+        self._unknown_in_output = unknown_in_output
 
     def text(self, value: str) -> str:
         """Return `value` redacted; the same object when there is nothing to redact. Lone surrogates are kept."""
-        if len(value) < MIN_CHARS:  # shorter than any form of any secret
-            return value
-        return self._text(value, Budget())
+        return self._text(value, Budget(), unknown=True)
+
+    def output(self, value: str) -> str:
+        """As `text`, for what a sandbox printed: tokens that nobody registered may be kept there."""
+        return self._text(value, Budget(), unknown=self._unknown_in_output)
 
     def data(self, value: bytes) -> bytes:
-        """Return `value` redacted; the same object when there is nothing to redact."""
+        """Return `value` redacted; the same object when there is nothing to redact. Registered values only."""
         return self._data(value, Budget())
 
     @property
@@ -43,14 +54,17 @@ class Redactor(Opaque):
         return self._registry.patterns().longest_match
 
     def walk(self, value: object) -> object:
-        """Return a copy of a JSON-like value with every string in it redacted, keys too.
+        """Return a copy of a JSON-like value with every string in it redacted as by `output`, keys too.
 
         None, bool, int and float are kept; dict, list, tuple, str and bytes keep their shape, a subclass becomes the
         plain type. Keys that collide once redacted get a suffix (`#2`). Anything else, a cycle, and what is nested
         deeper than 64 is withheld. The whole value has one budget.
         """
         budget = Budget()
-        walk = Walk(text=lambda text: self._text(text, budget), data=lambda data: self._data(data, budget))
+        unknown = self._unknown_in_output
+        walk = Walk(
+            text=lambda text: self._text(text, budget, unknown=unknown), data=lambda data: self._data(data, budget)
+        )
         try:
             return walk.value(value)
         except Exception:  # noqa: BLE001 - whatever went wrong, the original must not go on
@@ -65,9 +79,12 @@ class Redactor(Opaque):
         """
         return StreamRedactor(self._registry, covered=self.margin if after_gap else 0)
 
-    def _text(self, value: str, budget: Budget) -> str:
+    def _text(self, value: str, budget: Budget, *, unknown: bool) -> str:
+        if len(value) < MIN_CHARS:  # shorter than any form of any secret
+            return value
         data = value.encode("utf-8", "surrogatepass")
         redacted = self._data(data, budget)
+        redacted = _without_unknown(redacted, budget) if unknown else redacted
         return value if redacted is data else _decoded(redacted)
 
     def _data(self, value: bytes, budget: Budget) -> bytes:
@@ -149,6 +166,27 @@ class StreamRedactor(Opaque):
         out.append(seen[done:limit])
         self._held = seen[limit:]
         self._covered = max(0, done - limit)
+
+
+def _without_unknown(data: bytes, budget: Budget) -> bytes:
+    """Return `data` without what looks like a token; the same object when nothing does."""
+    try:
+        budget.start(len(data))
+        matches = find_shapes(data, budget)
+        return _replaced(data, matches, budget) if matches else data
+    except Exception:  # noqa: BLE001 - whatever went wrong, the original must not go on
+        return WITHHELD.encode()
+
+
+def _replaced(data: bytes, matches: list[Match], budget: Budget) -> bytes:
+    out: list[bytes] = []
+    done = 0
+    for start, negative_size, label in matches:
+        if start >= done:
+            budget.count_hit()
+            out += (data[done:start], placeholder(label).encode())
+        done = max(done, start - negative_size)
+    return b"".join((*out, data[done:]))
 
 
 def _decoded(data: bytes) -> str:

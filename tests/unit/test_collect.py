@@ -140,6 +140,17 @@ def test_what_is_shown_is_the_start_and_the_end_of_the_whole_output_redacted(
     assert total == len(whole) or abs(total - len(output.decode("utf-8", "replace"))) < 20_000
 
 
+@pytest.mark.parametrize("filling", [900, 100_000])
+def test_a_token_that_nobody_registered_is_not_cut_in_two(filling: int) -> None:
+    token = "a1" + secrets.token_hex(20)
+    for at in range(0, 900, 7):
+        output = ProcessOutput(redactor(), 1000)
+        for part in ("x" * at, f" token={token} ", "y" * filling, f" token={token} ", "z" * at):
+            output.feed("stdout", part.encode())
+        text = output.render()
+        assert not any(token[start : start + 6] in text for start in range(len(token) - 6))
+
+
 def test_the_middle_of_a_long_output_is_counted_as_it_was_written_and_costs_no_redaction() -> None:
     redact = redactor(TOKEN=LONG_SECRET)
     output = ProcessOutput(redact, 1000)
