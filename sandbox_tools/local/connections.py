@@ -1,12 +1,13 @@
 """HTTP connections: how long a client may take to ask for something, and how many connections there may be.
 
-uvicorn has no such limits: a client that sends its header a byte a minute would keep its connection for ever.
+uvicorn has no such limits: a client that sends its header a byte a minute would keep its connection for ever. And it
+sends head and body of an answer apart, which costs client and service a system call and a wake-up for each.
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
@@ -24,6 +25,37 @@ _REFUSAL: Final = (
 )
 
 
+_GATHERED_BYTES: Final = 65_536
+
+
+class _Gathering:
+    """A transport that sends together what is written before the event loop goes on: head and body of an answer."""
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport = transport
+        self._loop = loop
+        self._gathered = bytearray()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        if not self._gathered:
+            self._loop.call_soon(self._flush)
+        self._gathered += data
+        if len(self._gathered) >= _GATHERED_BYTES:
+            self._flush()
+
+    def close(self) -> None:
+        self._flush()
+        self._transport.close()
+
+    def _flush(self) -> None:
+        if self._gathered:
+            self._transport.write(bytes(self._gathered))
+            self._gathered.clear()
+
+
 class Connection(H11Protocol):
     """One connection. It is busy from the end of a request's header to the end of the answer, and else idle."""
 
@@ -32,7 +64,7 @@ class Connection(H11Protocol):
         self._timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
-        super().connection_made(transport)
+        super().connection_made(cast(asyncio.Transport, _Gathering(transport, self.loop)))
         self._mind()
         if len(self.connections) > MAX_CONNECTIONS:
             self._make_room()
