@@ -9,12 +9,15 @@ from typing import Annotated, Any
 
 import typer
 
+from sandbox_tools.cli.sandbox import app as sandbox_app
+
 app = typer.Typer(
     help="A computer of its own for an LLM agent: sandbox tools for MCP, LangChain and OpenAI.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(sandbox_app, name="sandbox")
 
 
 _Internet = Annotated[bool, typer.Option("--internet", help="Let the sandbox reach the internet.")]

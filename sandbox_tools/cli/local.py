@@ -57,7 +57,7 @@ async def _serve(port: int, api_key: str, launchers: Sequence[LauncherKind], chi
         await serve(
             port=port,
             api_key=api_key,
-            on_ready=_print_line,
+            on_ready=_print_line if child else _print_how_to_use,
             stop=stop,
             keep_paused=not child,
             launchers=launchers,
@@ -85,3 +85,8 @@ def _stop_at_end_of_input(stop: anyio.Event) -> None:
 
 def _print_line(base_url: str) -> None:
     print(base_url, flush=True)  # noqa: T201
+
+
+def _print_how_to_use(base_url: str) -> None:
+    _print_line(base_url)
+    print(f"Use it from another terminal: sandbox-tools sandbox --base-url {base_url} list", file=sys.stderr)  # noqa: T201

@@ -42,8 +42,13 @@ def is_orphan(info: SandboxInfo) -> bool:
     False for another host's, because nothing can be known about that. A process id that was given out again hides an
     orphan until its time to live ends; it never makes a used sandbox an orphan.
     """
-    host, _, pid = info.metadata.get(OWNER, "").partition(".")
-    return host == this_host() and pid.isascii() and pid.isdigit() and not _is_alive(int(pid[:9]))
+    pid = info.metadata.get(OWNER, "").partition(".")[2]
+    return is_of_this_host(info) and pid.isascii() and pid.isdigit() and not _is_alive(int(pid[:9]))
+
+
+def is_of_this_host(info: SandboxInfo) -> bool:
+    """Tell whether a process of this host made a sandbox, whatever became of it."""
+    return info.metadata.get(OWNER, "").partition(".")[0] == this_host()
 
 
 def age_s(info: SandboxInfo) -> float | None:

@@ -1,0 +1,209 @@
+"""`sandbox-tools sandbox`, as a shell sees it: real processes, one real service."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import select
+import subprocess
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sandbox_tools.sandboxes import owner
+from tests.contract.test_cli import COMMAND, cloud, environment
+from tests.local.service import LocalServer
+
+LABEL = "suite=cli-sandbox"
+
+
+class Shell:
+    """Runs commands, and keeps all that they print."""
+
+    def __init__(self, server: LocalServer) -> None:
+        self.server = server
+        self.settings = environment(**cloud(server))
+        self.printed = ""
+
+    def __call__(self, *arguments: str, code: int = 0, **extra: str) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            [*COMMAND, "sandbox", *arguments],
+            env={**self.settings, **extra},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        self.printed += done.stdout + done.stderr
+        assert done.returncode == code, (arguments, done.stdout, done.stderr)
+        return done
+
+    def json(self, *arguments: str, code: int = 0) -> Any:
+        return json.loads(self(*arguments, "--output", "json", code=code).stdout)
+
+    def at_once(self, *calls: tuple[str, ...]) -> list[subprocess.CompletedProcess[str]]:
+        with ThreadPoolExecutor(4) as pool:
+            return list(pool.map(lambda call: self(*call), calls))
+
+
+@pytest.fixture(scope="module")
+def shell(local_server: LocalServer) -> Iterator[Shell]:
+    """At the end: no command printed a key or a token."""
+    opened = Shell(local_server)
+    tokens: list[str] = []
+    with local_server.client() as control:
+        yield opened
+        for record in control.get("/sandboxes", params={"metadata[suite]": "cli-sandbox"}).json():
+            tokens.append(control.get(f"/sandboxes/{record['sandboxID']}").json()["envdAccessToken"] or "no-token")
+            control.delete(f"/sandboxes/{record['sandboxID']}")
+    assert tokens
+    for secret in (local_server.api_key, *tokens):
+        assert secret not in opened.printed
+
+
+@pytest.fixture(scope="module")
+def sandbox_id(shell: Shell) -> str:
+    created = shell.json(
+        "create", "code-interpreter", "--ttl-s", "600", "--metadata", LABEL, "--volume-mount", "cli-cache:/cache"
+    )
+    assert (created["state"], created["template_id"]) == ("running", "tpl-code-interpreter-local")
+    assert created["volume_mounts"] == [{"name": "cli-cache", "path": "/cache"}]
+    return str(created["sandbox_id"])
+
+
+def test_exec_passes_output_apart_and_the_exit_code_on_and_redacts(shell: Shell, sandbox_id: str) -> None:
+    line = 'echo "out $PWD"; echo err >&2; echo "$SEACLOUD_API_KEY"; exit 7'
+    done = shell("exec", "--cwd", "/tmp", "--env", "SEACLOUD_API_KEY", sandbox_id, line, code=7)
+    assert done.stdout == "out /tmp\n[REDACTED:SEACLOUD_API_KEY]\n"
+    assert done.stderr == "err\n"
+
+
+def test_exec_of_several_words_and_its_other_ends(shell: Shell, sandbox_id: str) -> None:
+    assert shell("exec", sandbox_id, "printf", "%s|", "a b", "-x", "$HOME").stdout == "a b|-x|$HOME|"
+    assert (
+        "longer than 0.3 s and was killed"
+        in shell("exec", "--timeout-s", "0.3", sandbox_id, "sleep 60", code=124).stderr
+    )
+    shell("exec", sandbox_id, "kill -9 $$", code=137)
+    assert "come before SANDBOX_ID" in " ".join(shell("exec", sandbox_id, "--cwd", "/", code=2).stderr.split())
+    assert "not_found" in shell("exec", "nobody", "true", code=125).stderr
+    endless = subprocess.run(
+        ["sh", "-c", f'"$@" sandbox exec {sandbox_id} yes | head -1', "sh", *COMMAND],
+        env=shell.settings,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert (endless.stdout, endless.stderr) == ("y\n", "")
+
+
+def test_looking_at_sandboxes_as_tables_and_as_json(shell: Shell, sandbox_id: str) -> None:
+    table, info, logs, metrics, usage = shell.at_once(
+        ("list", "--metadata", LABEL, "--state", "running,paused"),
+        ("info", sandbox_id),
+        ("logs", sandbox_id, "--limit", "1", "--search", "created", "--direction", "backward"),
+        ("metrics", sandbox_id, "-o", "json"),
+        ("usage",),
+    )
+    assert table.stdout.split()[:3] == ["sandbox_id", "template_id", "state"]
+    assert table.stdout.splitlines()[1].startswith(sandbox_id)
+    assert f"sandbox_id {sandbox_id}" in " ".join(info.stdout.split())
+    assert "level=namespaces" in info.stdout
+    assert "created" in logs.stdout
+    assert json.loads(metrics.stdout)["task_max"] > 0
+    assert "concurrent" in usage.stdout
+    assert [record["sandbox_id"] for record in shell.json("list", "--metadata", LABEL)] == [sandbox_id]
+    assert shell.json("list", "--metadata", "suite=nothing") == []
+
+
+def test_pausing_resuming_and_the_time_to_live(shell: Shell, sandbox_id: str) -> None:
+    assert shell("pause", sandbox_id, "nobody", code=1).stderr == f"{sandbox_id}: is paused\nnobody: not found\n"
+    assert shell.json("connect", sandbox_id)["state"] == "running"
+    assert shell("resume", sandbox_id).stderr == f"{sandbox_id}: runs already\n"
+    assert "its time to live ends at 2" in shell("timeout", sandbox_id, "--seconds", "900").stderr
+
+
+def test_connect_opens_a_terminal(shell: Shell, sandbox_id: str) -> None:
+    controller, terminal = pty.openpty()
+    process = subprocess.Popen(
+        [*COMMAND, "sandbox", "connect", sandbox_id, "--shell", "sh"],
+        env={**shell.settings, "TERM": "dumb"},
+        stdin=terminal,
+        stdout=terminal,
+        stderr=terminal,
+        start_new_session=True,
+    )
+    with process:
+        os.close(terminal)
+        try:
+            read_until(controller, "$ ")
+            os.write(controller, b"echo $((6 * 7)); tty; echo $SEACLOUD_API_KEY-\r")
+            assert "/dev/pts/" in read_until(controller, "42", "\n-\r\n", "$ ")
+            os.write(controller, b"exit 3\r")
+            assert process.wait(20) == 3
+        finally:
+            process.kill()
+            os.close(controller)
+
+
+def read_until(descriptor: int, *texts: str) -> str:
+    """Read from a terminal until it has shown some texts, in order."""
+    shown = ""
+    deadline = time.monotonic() + 20
+    while True:
+        at = 0
+        for text in texts:
+            at = shown.find(text, at) + len(text) if at >= 0 and text in shown[at:] else -1
+        if at >= 0:
+            return shown
+        assert select.select([descriptor], [], [], max(0, deadline - time.monotonic()))[0], shown
+        shown += os.read(descriptor, 65536).decode()
+
+
+def test_kill_and_prune_delete_what_they_say_and_nothing_in_a_dry_run(shell: Shell, sandbox_id: str) -> None:
+    made = dict(suite="cli-sandbox", **owner.MADE_BY)
+    host, dead = owner.this_host(), 999_999_999
+    with shell.server.client() as control:
+
+        def made_by(host: str, pid: int, created: str = "2026-01-01T00:00:00Z") -> str:
+            labels = {**made, owner.OWNER: f"{host}.{pid}", owner.CREATED: created}
+            return str(control.post("/sandboxes", json={"metadata": labels}).json()["sandboxID"])
+
+        orphan, used, elsewhere = made_by(host, dead), made_by(host, os.getpid()), made_by("0" * 12, dead)
+        assert shell.json("prune", "--dry-run") == [{"sandbox_id": orphan, "outcome": "would be deleted"}]
+        assert shell.json("prune") == [{"sandbox_id": orphan, "outcome": "deleted"}]
+        assert shell.json("prune", "--older-than-s", "3600") == [{"sandbox_id": elsewhere, "outcome": "deleted"}]
+        assert control.get(f"/sandboxes/{sandbox_id}").status_code == 200
+        assert shell.json("kill", "--dry-run", used, "nobody", code=1) == [
+            {"sandbox_id": used, "outcome": "would be deleted"},
+            {"sandbox_id": "nobody", "outcome": "not found"},
+        ]
+        assert shell.json("kill", used) == [{"sandbox_id": used, "outcome": "deleted"}]
+        left = [
+            record["sandboxID"]
+            for record in control.get("/sandboxes", params={"metadata[suite]": "cli-sandbox"}).json()
+        ]
+        assert left == [sandbox_id]
+
+
+def test_the_key_of_a_local_service_is_found_and_what_is_missing_is_said(shell: Shell, tmp_path: Path) -> None:
+    file = tmp_path / "sandbox-tools" / "api-key"
+    file.parent.mkdir()
+    file.write_text(shell.server.api_key)
+    without_key = {"SEACLOUD_API_KEY": "", "SEACLOUD_BASE_URL": "", "XDG_STATE_HOME": str(tmp_path)}
+    url = shell.server.base_url
+    assert (
+        json.loads(shell("--base-url", url, "list", "--metadata", "suite=none", "-o", "json", **without_key).stdout)
+        == []
+    )
+    assert "sandbox-tools local" in shell("list", code=2, **without_key).stderr
+    without_file = {**without_key, "XDG_STATE_HOME": "/nowhere"}
+    assert "SEACLOUD_API_KEY" in shell("--base-url", url, "list", code=2, **without_file).stderr
+    assert "KEY=VALUE" in shell("create", "--metadata", "app", code=2).stderr
+    assert "not a variable" in shell("create", "--env", "NOT_SET_ANYWHERE", code=2).stderr
