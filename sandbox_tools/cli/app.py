@@ -48,8 +48,8 @@ def mcp_http(
     tokens_file: Annotated[
         Path | None, typer.Option(help="Who may call, one `name token` a line; default: one new token, in a file.")
     ] = None,
-    allowed_host: Annotated[
-        list[str] | None, typer.Option(help="Host header to accept, such as the name of a TLS proxy. Repeatable.")
+    public_url: Annotated[
+        str | None, typer.Option(help="How users reach this server through a TLS proxy: https://sandbox.example.com")
     ] = None,
     internet: _Internet = False,
     min_isolation: _MinIsolation = None,
@@ -61,7 +61,7 @@ def mcp_http(
         host=host,
         port=port,
         tokens_file=tokens_file,
-        allowed_hosts=tuple(allowed_host or ()),
+        public_url=public_url,
         internet=internet,
         min_isolation=min_isolation,
     )

@@ -6,7 +6,6 @@ import signal
 import sys
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
-from functools import partial
 from pathlib import Path
 
 import anyio
@@ -17,6 +16,7 @@ from sandbox_tools.adapters.mcp.stdio import log_to_stderr
 from sandbox_tools.cli.secret_files import new_secret_file
 from sandbox_tools.errors import SandboxToolsError
 from sandbox_tools.redaction import Redactor, default_registry
+from sandbox_tools.sandboxes import PreviewSite
 from sandbox_tools.toolset import Toolset
 
 
@@ -25,16 +25,21 @@ def run_mcp_http(
     host: str,
     port: int,
     tokens_file: Path | None,
-    allowed_hosts: tuple[str, ...],
+    public_url: str | None,
     internet: bool,
     min_isolation: str | None,
 ) -> None:
     """Serve until SIGTERM or SIGINT."""
     log_to_stderr(Redactor(default_registry()))
-    # A caller uses the sandboxes that it made, and no others of the account.
-    open_toolset = partial(Toolset.open, internet=internet, min_isolation=min_isolation, adopt=False)
+
+    def open_toolset(previews: PreviewSite) -> AbstractAsyncContextManager[Toolset]:
+        """A caller uses the sandboxes that it made, and no others of the account."""
+        return Toolset.open(
+            internet=internet, min_isolation=min_isolation, adopt=False, private_previews=True, preview_site=previews
+        )
+
     try:
-        anyio.run(_serve, host, port, _callers(tokens_file), allowed_hosts, open_toolset)
+        anyio.run(_serve, host, port, _callers(tokens_file), public_url, open_toolset)
     except (SandboxToolsError, OSError) as error:
         raise typer.BadParameter(str(error)) from None
 
@@ -51,8 +56,8 @@ async def _serve(
     host: str,
     port: int,
     callers: tuple[Caller, ...],
-    allowed_hosts: tuple[str, ...],
-    open_toolset: Callable[[], AbstractAsyncContextManager[Toolset]],
+    public_url: str | None,
+    open_toolset: Callable[[PreviewSite], AbstractAsyncContextManager[Toolset]],
 ) -> None:
     stop = anyio.Event()
     async with anyio.create_task_group() as tasks:
@@ -62,7 +67,7 @@ async def _serve(
             callers,
             host=host,
             port=port,
-            allowed_hosts=allowed_hosts,
+            public_url=public_url,
             on_ready=lambda url: print(url, flush=True),  # noqa: T201
             stop=stop,
         )

@@ -126,14 +126,9 @@ class _Page:
             content=self._body() if _has_body(request) else None,
             upgrade=is_upgrade,
         )
-        answer = await upstream.ask(asked, origin=f"http://{host}")
+        answer = await upstream.ask(asked, base=f"http://{host}")
         try:
-            if answer.status == 101 and is_upgrade:
-                await self._carry_websocket(answer)
-            elif answer.status >= 200:
-                await self._carry(answer)
-            else:
-                raise PreviewError(502, "The app switches protocols, though nobody asked for that.")
+            await (self._carry_websocket(answer) if answer.status == 101 else self._carry(answer))
         finally:
             with anyio.CancelScope(shield=True):
                 await answer.aclose()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import secrets
+import time
 from collections.abc import Callable
 from typing import Protocol
 
@@ -28,10 +30,13 @@ class Previews:
 
     Args:
         redactor: Knows the tokens of the sandboxes.
+        lifetime_s: Time after which a name that was not asked for again is forgotten, in seconds.
     """
 
-    def __init__(self, redactor: Redactor) -> None:
+    def __init__(self, redactor: Redactor, lifetime_s: float = math.inf) -> None:
         self._redactor = redactor
+        self._lifetime_s = lifetime_s
+        self._ends: dict[str, float] = {}
         self._names: dict[tuple[str, int], str] = {}
         self._upstreams: dict[str, PreviewUpstream] = {}
 
@@ -41,13 +46,16 @@ class Previews:
         if name is None:
             name = self._names[sandbox_id, port] = secrets.token_hex(12)
             self._upstreams[name] = PreviewUpstream(access, port, self._redactor)
+        self._ends[name] = time.monotonic() + self._lifetime_s
         return name
 
     def find(self, name: str) -> PreviewUpstream | None:
-        """Return the preview of a name."""
-        return self._upstreams.get(name)
+        """Return the preview of a name; None: there is none, or not any more."""
+        return self._upstreams.get(name) if time.monotonic() < self._ends.get(name, 0.0) else None
 
     async def remove(self, sandbox_id: str) -> None:
         """Forget the previews of a sandbox, and close their connections."""
         for key in [key for key in self._names if key[0] == sandbox_id]:
-            await self._upstreams.pop(self._names.pop(key)).aclose()
+            name = self._names.pop(key)
+            del self._ends[name]
+            await self._upstreams.pop(name).aclose()

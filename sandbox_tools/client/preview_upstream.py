@@ -145,11 +145,11 @@ class PreviewUpstream:
         self._redactor = redactor
         self._connect()
 
-    async def ask(self, request: PreviewRequest, *, origin: str) -> PreviewAnswer:
+    async def ask(self, request: PreviewRequest, *, base: str) -> PreviewAnswer:
         """Forward a request.
 
         Args:
-            origin: Where the page is, such as `http://3000-x.localhost:4711`.
+            base: Where the browser has the preview, such as `http://3000-x.localhost:4711`, without a final slash.
 
         Raises:
             PreviewError: It is not forwarded, or nothing answers.
@@ -161,7 +161,7 @@ class PreviewUpstream:
         outgoing = httpx.Request(
             request.method.decode("ascii", "replace"),
             self._url.copy_with(raw_path=self._url.raw_path + _below(request.target)),
-            headers=[*_request_headers(request.headers, origin), *(_UPGRADE if request.upgrade else [])],
+            headers=[*_request_headers(request.headers, base), *(_UPGRADE if request.upgrade else [])],
             content=request.content,
             extensions={"timeout": {"connect": _CONNECT_S, "read": SILENCE_S, "write": SILENCE_S, "pool": _CONNECT_S}},
         )
@@ -173,7 +173,10 @@ class PreviewUpstream:
         except httpx.HTTPError:
             pass
         else:
-            return PreviewAnswer(response, self._response_headers(response.headers.raw, origin), self._redactor)
+            if response.status_code < 200 and not request.upgrade:
+                await response.aclose()
+                raise PreviewError(502, "The app switches protocols, though nobody asked for that.")
+            return PreviewAnswer(response, self._response_headers(response.headers.raw, base), self._redactor)
         raise PreviewError(502, f"Port {self._port} of the sandbox cannot be shown: {problem}.")
 
     async def aclose(self) -> None:
@@ -185,19 +188,19 @@ class PreviewUpstream:
         self._url = httpx.URL(preview_url(self._used.envd_url, self._port))
         self._transport = PinnedTransport(str(self._url), {"X-Access-Token": token, "e2b-traffic-access-token": token})
 
-    def _response_headers(self, given: Headers, origin: str) -> Headers:
+    def _response_headers(self, given: Headers, base: str) -> Headers:
         dropped = _HOP_BY_HOP | ({b"content-length"} if _may_change(given) else set())
         return [
-            (name, self._redactor.data(self._for_page(name, value, origin))) for name, value in _without(given, dropped)
+            (name, self._redactor.data(self._for_page(name, value, base))) for name, value in _without(given, dropped)
         ]
 
-    def _for_page(self, name: bytes, value: bytes, origin: str) -> bytes:
+    def _for_page(self, name: bytes, value: bytes, base: str) -> bytes:
         if name == b"set-cookie":
             return _host_only(value)
-        return self._moved(value, origin) if name in (b"location", b"content-location") else value
+        return self._moved(value, base) if name in (b"location", b"content-location") else value
 
-    def _moved(self, location: bytes, origin: str) -> bytes:
-        """Map an address of the app itself, as the sandbox knows it, to the origin of the page."""
+    def _moved(self, location: bytes, base: str) -> bytes:
+        """Map an address of the app itself, as the app or the router knows it, to where the browser has it."""
         text = location.decode("latin-1")
         prefix = self._url.raw_path.decode("ascii").rstrip("/")
         parts = urlsplit(text)
@@ -206,10 +209,12 @@ class PreviewUpstream:
             path = parts.path[len(prefix) :] or "/"
         elif parts.scheme == "http" and parts.netloc in [f"{name}:{self._port}" for name in _LOCAL]:
             path = parts.path or "/"
+        elif not parts.scheme and not parts.netloc and parts.path.startswith("/"):
+            path = parts.path
         else:
             return location
         query = f"?{parts.query}" if parts.query else ""
-        return f"{origin}{path}{query}{f'#{parts.fragment}' if parts.fragment else ''}".encode("latin-1")
+        return f"{base}{path}{query}{f'#{parts.fragment}' if parts.fragment else ''}".encode("latin-1")
 
 
 @contextmanager
@@ -240,15 +245,15 @@ def _below(target: bytes) -> bytes:
     return target[1:]
 
 
-def _request_headers(given: Headers, origin: str) -> Headers:
-    host = origin.partition("://")[2].encode("ascii")
-    scheme = origin.partition("://")[0].encode("ascii")
+def _request_headers(given: Headers, base: str) -> Headers:
     is_chunked = any(name == b"transfer-encoding" for name, _ in given)  # then a length counts for nothing
+    parts = urlsplit(base)
     return [
         *_without(given, _NOT_FORWARDED | ({b"content-length"} if is_chunked else set())),
         (b"accept-encoding", b"identity"),
-        (b"x-forwarded-host", host),
-        (b"x-forwarded-proto", scheme),
+        (b"x-forwarded-host", parts.netloc.encode("ascii")),
+        (b"x-forwarded-proto", parts.scheme.encode("ascii")),
+        *([(b"x-forwarded-prefix", parts.path.encode("ascii"))] if parts.path else []),
     ]
 
 

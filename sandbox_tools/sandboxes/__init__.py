@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from sandbox_tools.client.preview_mount import PreviewMount
 from sandbox_tools.client.preview_site import PreviewSite
 from sandbox_tools.sandboxes.options import DEFAULT_TEMPLATE, DEFAULT_TTL_S, SandboxOptions
 from sandbox_tools.sandboxes.provider import Sandboxes
@@ -10,6 +11,7 @@ from sandbox_tools.sandboxes.source import SandboxSource, open_source
 __all__ = [
     "DEFAULT_TEMPLATE",
     "DEFAULT_TTL_S",
+    "PreviewMount",
     "PreviewSite",
     "SandboxOptions",
     "SandboxSource",

@@ -17,6 +17,7 @@ from sandbox_tools.adapters.mcp.http import Caller, read_callers, serve_http
 from sandbox_tools.adapters.mcp.http_guard import RedactedResponse, redacted_json
 from sandbox_tools.errors import ConfigurationError
 from sandbox_tools.redaction import Redactor, Registry
+from sandbox_tools.sandboxes import PreviewSite
 from sandbox_tools.testing import FakeRuntime, fake_toolset
 from sandbox_tools.toolset import Toolset
 from tests.adapters.conftest import until
@@ -35,7 +36,7 @@ async def served(*toolsets: Toolset) -> AsyncIterator[str]:
     waiting = iter(toolsets)
 
     @asynccontextmanager
-    async def open_toolset() -> AsyncIterator[Toolset]:
+    async def open_toolset(_: PreviewSite) -> AsyncIterator[Toolset]:
         yield next(waiting)
 
     urls: list[str] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -49,7 +50,7 @@ async def connected(url: str, token: str) -> AsyncIterator[Client]:
         yield client
 
 
-async def ask(client: Client, tool: str, **arguments: str) -> str:
+async def ask(client: Client, tool: str, **arguments: object) -> str:
     block = (await client.call_tool(tool, arguments)).content[0]
     assert isinstance(block, TextContent)
     return block.text
@@ -75,6 +76,18 @@ async def test_two_callers_work_apart_and_the_end_leaves_nothing(
         foreign = await ask(bob, "read_file", path="note", sandbox_id=of_alice)
         assert foreign == await ask(bob, "read_file", path="note", sandbox_id="sandbox-that-never-was")
         assert "There is no sandbox with this id" in foreign
+        app = "import http.server as h; h.ThreadingHTTPServer(('', 3000), h.SimpleHTTPRequestHandler).serve_forever()"
+        await ask(alice, "exec", command=f'python3 -c "{app}"', background=True)
+        answer = await ask(alice, "get_preview_url", port=3000)
+        (preview,) = re.findall(r"http://127\.0\.0\.1:\d+/preview/[0-9a-f]{24}/", answer)
+        async with httpx2.AsyncClient() as browser:
+            page = await browser.get(f"{preview}note", headers={"Cookie": "a=b"})
+            assert (page.status_code, page.text) == (200, "of alice\n")
+            assert "allow-same-origin" not in page.headers["content-security-policy"]
+            assert (await browser.get(f"{preview}%2e%2e/%2e%2e/health")).status_code == 400
+            assert (await browser.get(preview.replace("/preview/", "/preview/0"))).status_code == 404
+            assert (await browser.get(f"{preview}note", headers={"Host": "evil.example"})).status_code == 421
+            assert (await browser.post(f"{preview}note", content=b"x")).status_code == 501  # the app's own answer
     server.send_signal(signal.SIGTERM)
     out, err = await anyio.to_thread.run_sync(server.communicate)
     assert server.returncode == 0

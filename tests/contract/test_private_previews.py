@@ -282,7 +282,7 @@ TARGETS = {
 }
 MOVED = {
     "/to-itself": "{url}/login?next=%2F#top",
-    "/to-root": "/login",
+    "/to-root": "{url}/login",
     "/to-relative": "next/page",
     "/to-upstream": "{url}/deep",
     "/to-local": "{url}/here",

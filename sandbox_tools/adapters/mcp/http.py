@@ -7,10 +7,11 @@ import hmac
 import logging
 import re
 import socket
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Final
+from urllib.parse import urlsplit
 
 import anyio
 import uvicorn
@@ -23,7 +24,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from sandbox_tools.adapters.mcp.http_guard import RedactedResponse
 from sandbox_tools.adapters.mcp.server import create_server
 from sandbox_tools.errors import ConfigurationError
-from sandbox_tools.redaction import Registry
+from sandbox_tools.redaction import Redactor, Registry, default_registry
+from sandbox_tools.sandboxes import PreviewMount, PreviewSite
 from sandbox_tools.toolset import Toolset
 
 PATH: Final = "/mcp"
@@ -77,12 +79,12 @@ def read_callers(text: str, registry: Registry) -> tuple[Caller, ...]:
 
 
 async def serve_http(
-    open_toolset: Callable[[], AbstractAsyncContextManager[Toolset]],
+    open_toolset: Callable[[PreviewSite], AbstractAsyncContextManager[Toolset]],
     callers: tuple[Caller, ...],
     *,
     port: int,
     host: str = "127.0.0.1",
-    allowed_hosts: tuple[str, ...] = (),
+    public_url: str | None = None,
     on_ready: Callable[[str], None],
     stop: anyio.Event,
 ) -> None:
@@ -92,10 +94,10 @@ async def serve_http(
     streams of events: only so does the end of a connection cancel the call (the JSON mode of the SDK does not).
 
     Args:
-        open_toolset: Called once for each caller.
+        open_toolset: Called once for each caller, with where its private previews are served.
         port: 0 takes a free one.
         host: Address to listen on. Tokens travel in clear, so anything but loopback belongs behind a TLS proxy.
-        allowed_hosts: `Host` headers to accept beside the loopback ones, such as the name of that proxy.
+        public_url: How users reach the server when that is not loopback: the URL of that proxy.
         on_ready: Told the URL when it serves.
 
     Raises:
@@ -103,22 +105,24 @@ async def serve_http(
     """
     with _listen(host, port) as listener:
         port = listener.getsockname()[1]
-        hosts = [f"{name}:{port}" for name in ("127.0.0.1", "localhost", "[::1]")] + list(allowed_hosts)
+        base_url = (public_url or f"http://{host}:{port}").rstrip("/")
+        hosts = {f"{name}:{port}" for name in ("127.0.0.1", "localhost", "[::1]")} | {urlsplit(base_url).netloc}
         security = TransportSecuritySettings(
-            allowed_hosts=hosts,
-            allowed_origins=[f"{scheme}://{name}" for name in hosts for scheme in ("http", "https")],
+            allowed_hosts=sorted(hosts),
+            allowed_origins=[f"{scheme}://{name}" for name in sorted(hosts) for scheme in ("http", "https")],
         )
+        previews = PreviewMount(base_url, Redactor(default_registry()))
         async with AsyncExitStack() as stack:
             endpoints: dict[bytes, ASGIApp] = {}
             for caller in callers:
-                toolset = await stack.enter_async_context(open_toolset())
+                toolset = await stack.enter_async_context(open_toolset(previews))
                 manager = StreamableHTTPSessionManager(
                     create_server(toolset), security_settings=security, max_request_body_size=MAX_REQUEST_BYTES
                 )
                 await stack.enter_async_context(manager.run())
                 endpoints[caller.token_sha256] = _redacted(manager, toolset)
                 _logger.info("caller %s: the tools run in %s", caller.name, toolset.where)
-            server = _Server(_authenticated(endpoints), lambda: on_ready(f"http://{host}:{port}{PATH}"))
+            server = _Server(_app(endpoints, previews, hosts), lambda: on_ready(f"{base_url}{PATH}"))
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(_stop_when_set, server, stop)
                 await server.serve(sockets=[listener])
@@ -130,11 +134,17 @@ async def _stop_when_set(server: uvicorn.Server, stop: anyio.Event) -> None:
     server.should_exit = True
 
 
-def _authenticated(endpoints: Mapping[bytes, ASGIApp]) -> ASGIApp:
-    """Route a request by its token. Without a valid one nothing of it is read."""
+def _app(endpoints: Mapping[bytes, ASGIApp], previews: PreviewMount, hosts: Collection[str]) -> ASGIApp:
+    """Route a request for MCP by its token; without a valid one nothing of it is read."""
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
+            return
+        if HTTPConnection(scope).headers.get("host") not in hosts:
+            await PlainTextResponse("This server has another name.", 421)(scope, receive, send)
+            return
+        if previews.serves(scope):
+            await previews(scope, receive, send)
             return
         if scope["path"] != PATH:
             await PlainTextResponse(f"There is nothing here; MCP is at {PATH}.", 404)(scope, receive, send)
