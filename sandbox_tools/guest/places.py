@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+from contextlib import suppress
 from typing import Any
 
 
@@ -20,7 +21,10 @@ class Places:
 
     def __init__(self, workspace: str) -> None:
         temporary = f"{workspace}/.tmp"
-        os.makedirs(temporary, mode=0o700, exist_ok=True)
+        if os.path.islink(temporary) or not os.path.isdir(temporary):  # what code left there before a pause
+            with suppress(FileNotFoundError):
+                os.unlink(temporary)
+            os.mkdir(temporary, mode=0o700)
         self._real = {"/root/workspace": workspace, "/tmp": temporary, workspace: workspace}
         known = "|".join(re.escape(path) for path in (workspace, "/root/workspace", "/tmp"))
         self._pattern = re.compile(f"(?:(?<=^)|(?<=:))(?:{known})(?=/|:|$)")

@@ -158,7 +158,7 @@ while True:
     libc.renameat2(-100, b"inside", -100, b"outside", 2)
 """
     with box.start("python3", "-c", flip):
-        answers = [box.http.get("/file", params={"path": "inside/f"}) for _ in range(300)]
+        answers = [box.http.get("/file", params={"path": "inside/f"}) for _ in range(120)]
     assert {answer.content for answer in answers if answer.status_code == 200} == {b"inside\n"}
     assert {403, 404} & {answer.status_code for answer in answers}  # it did flip
 
@@ -231,15 +231,16 @@ print(sorted(opened))
 
 
 @pytest.mark.skipif(platform.machine() not in CALLS, reason="the call numbers here are those of x86_64")
-@pytest.mark.parametrize("name", CALLS["x86_64"])
-def test_a_dangerous_system_call_is_refused(box: Box, name: str) -> None:
+def test_dangerous_system_calls_are_refused(box: Box) -> None:
     program = """
 import ctypes, json, sys
 libc = ctypes.CDLL(None, use_errno=True)
-result = libc.syscall(*(ctypes.c_long(argument) for argument in json.loads(sys.argv[1])))
-print(result, ctypes.get_errno())
+for name, call in json.loads(sys.argv[1]).items():
+    result = libc.syscall(*(ctypes.c_long(argument) for argument in call))
+    print(name, result, ctypes.get_errno())
 """
-    assert box.python(program, json.dumps(CALLS["x86_64"][name])).stdout == "-1 1\n"  # EPERM
+    answers = box.python(program, json.dumps(CALLS["x86_64"])).stdout.splitlines()
+    assert answers == [f"{name} -1 1" for name in CALLS["x86_64"]]  # EPERM
 
 
 def test_clone3_is_said_not_to_exist(box: Box) -> None:
@@ -299,39 +300,36 @@ def test_the_sandbox_is_not_the_root_user_of_the_host(box: Box, kind: LauncherKi
     assert "0" not in uids
 
 
-def test_a_sandbox_does_not_reach_another_without_namespaces(
-    local_server: LocalServer, box: Box, kind: LauncherKind
-) -> None:
-    """Its files by their real names, its processes, its message queues, its runtime."""
-    if kind != "landlock":
-        pytest.skip("the next test has all that a sandbox with namespaces has")
+def test_a_sandbox_does_not_reach_another(local_server: LocalServer, box: Box, kind: LauncherKind) -> None:
+    reach = reach_without_namespaces if kind == "landlock" else reach_with_namespaces
+    with local_server.sandbox() as other:
+        reach(box, other)
+        foreign = {"X-Access-Token": other.record["envdAccessToken"]}
+        assert box.http.post("/run", json={"cmd": "true"}, headers=foreign).status_code == 401
+
+
+def reach_without_namespaces(box: Box, other: Box) -> None:
+    """Its files by their real names, its processes."""
     box.sh("chmod 777 . && echo secret > mine && chmod 666 mine")
     path = box.sh("echo $HOME/mine").stdout.strip()
     sleeper = "sleep 4321 & echo $!; wait"
-    with local_server.sandbox() as other, box.start("sh", "-c", sleeper) as stream:
+    with box.start("sh", "-c", sleeper) as stream:
         pid = base64.b64decode(stream.event()["data"]["stdout"]).decode().strip()
         assert box.sh(f"kill -0 {pid}").exit_code == 0  # the control
         for attempt in (f"cat {path}", f"echo x > {path}", f"kill -0 {pid}", f"cat /proc/{pid}/environ"):
             ran = other.sh(attempt)
             assert (ran.exit_code != 0, ran.stdout) == (True, ""), attempt
-        foreign = {"X-Access-Token": other.record["envdAccessToken"]}
-        assert box.http.post("/run", json={"cmd": "true"}, headers=foreign).status_code == 401
 
 
-def test_a_sandbox_does_not_reach_another(local_server: LocalServer, box: Box, kind: LauncherKind) -> None:
-    """Its port, its files, its processes, its abstract sockets, its shared memory, its runtime."""
-    if kind == "landlock":
-        pytest.skip("there are no ports; the test before this has the rest")
+def reach_with_namespaces(box: Box, other: Box) -> None:
+    """Its port, its files, its processes, its shared memory."""
     box.sh("echo secret > mine; echo secret > /tmp/mine; echo secret > /dev/shm/mine")
     box.sh("python3 -m http.server 8765 >/dev/null 2>&1 &")
     box.run("bash", "-c", "until (: </dev/tcp/127.0.0.1/8765) 2>/dev/null; do :; done", timeoutMs=10_000)
-    with local_server.sandbox() as other:
-        assert other.sh("cat mine /tmp/mine /dev/shm/mine").stdout == ""
-        assert "http.server" not in other.run("ps", "aux").stdout
-        assert other.run("bash", "-c", ": </dev/tcp/127.0.0.1/8765").exit_code == 1
-        assert other.http.get("/proxy/8765/").status_code == 502
-        foreign = {"X-Access-Token": other.record["envdAccessToken"]}
-        assert box.http.post("/run", json={"cmd": "true"}, headers=foreign).status_code == 401
+    assert other.sh("cat mine /tmp/mine /dev/shm/mine").stdout == ""
+    assert "http.server" not in other.run("ps", "aux").stdout
+    assert other.run("bash", "-c", ": </dev/tcp/127.0.0.1/8765").exit_code == 1
+    assert other.http.get("/proxy/8765/").status_code == 502
     assert box.http.get("/proxy/8765/").status_code == 200
 
 
@@ -458,17 +456,35 @@ def agent_pid(box: Box, kind: LauncherKind) -> int:
     return min(processes_of(box.sh("id -u").stdout.strip())) if kind == "landlock" else box.agent_pid()
 
 
-async def test_a_planted_symlink_redirects_no_mount(kind: LauncherKind, tmp_path: Path) -> None:
+async def test_a_planted_symlink_redirects_no_mount(
+    kind: LauncherKind, directory: Path, python: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """CVE-2026-87766: names that a launcher uses on the way to a mount point, in a workspace that is used again."""
     if kind == "landlock":
-        pytest.skip("nothing is mounted")
+        monkeypatch.setattr("sandbox_tools.local.launcher._interpreter", lambda: python)
+        for name in ("base_prefix", "base_exec_prefix"):
+            monkeypatch.setattr(sys, name, "/usr")
     uid = spare_uid()
-    host = tmp_path / "host"
-    workspace = tmp_path / "workspace"
+    host = directory / "host"
+    workspace = directory / "workspace"
     for directory in (host, workspace):
         directory.mkdir()
         directory.chmod(0o777)
-    names = ["proc", "dev", "etc", "tmp", "usr", "run", "root", "workspace", "newroot", "oldroot", ".host", ".local"]
+    names = [
+        "proc",
+        "dev",
+        "etc",
+        "tmp",
+        "usr",
+        "run",
+        "root",
+        "workspace",
+        "newroot",
+        "oldroot",
+        ".host",
+        ".local",
+        ".tmp",
+    ]
     for index, name in enumerate(names):
         target = host if index % 2 else Path(f"/oldroot{host}")
         (workspace / name).symlink_to(target)
@@ -486,7 +502,7 @@ async def test_a_planted_symlink_redirects_no_mount(kind: LauncherKind, tmp_path
         launched.control.close()
     finally:
         launcher.close()
-    assert points[-1] == "/root/workspace"  # the last mount: nothing can be mounted through it
+    assert kind == "landlock" or points[-1] == "/root/workspace"  # the last mount: nothing can be mounted through it
     assert not [point for point in points if point.startswith("/root/workspace/")]
     assert list(host.iterdir()) == []
     assert {path.name for path in workspace.iterdir()} == set(names)
