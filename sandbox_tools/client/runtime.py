@@ -14,9 +14,10 @@ from sandbox_tools.client.control import RuntimeAccess
 from sandbox_tools.client.file_reader import RemoteFile
 from sandbox_tools.client.files import RemoteFiles
 from sandbox_tools.client.filesystem import RemoteFilesystem
+from sandbox_tools.client.languages import one_shot
 from sandbox_tools.client.link import Renew, RuntimeTransport
 from sandbox_tools.client.machine import RemoteMachine
-from sandbox_tools.client.preview_upstream import PrivatePreviews
+from sandbox_tools.client.preview_site import PreviewSite
 from sandbox_tools.client.process import RemoteProcess
 from sandbox_tools.client.process_calls import ProcessCalls
 from sandbox_tools.client.run import RunningProcess, run_process
@@ -29,14 +30,6 @@ from sandbox_tools.wire.process_calls import Selector
 
 _SHELL: Final = 'if command -v bash >/dev/null 2>&1; then exec bash -c "$1"; else exec sh -c "$1"; fi'
 """bash where the template has it, because models write bash; one start either way."""
-
-_ONE_SHOT: Final[Mapping[Language, str]] = {
-    "bash": 'command -v bash >/dev/null 2>&1 || exit 127; exec bash -c "$1"',
-    "javascript": 'command -v node >/dev/null 2>&1 || exit 127; exec node --input-type=module -e "$1"',
-}
-
-MAX_ONE_SHOT_CODE_BYTES: Final = 128 * 1024 - 1
-"""Longest argument that Linux passes to a program (MAX_ARG_STRLEN, counting the final NUL), in bytes."""
 
 
 class RemoteRuntime:
@@ -60,7 +53,7 @@ class RemoteRuntime:
         sandbox_id: str,
         access: RuntimeAccess,
         task_group: anyio.abc.TaskGroup,
-        previews: PrivatePreviews | None = None,
+        previews: PreviewSite | None = None,
         *,
         renew: Renew | None = None,
     ) -> None:
@@ -123,19 +116,14 @@ class RemoteRuntime:
         on_output: OutputSink,
     ) -> CodeResult:
         """Run code; see `Runtime.run_code`."""
-        if language == "python":
-            if restart:
-                await self.contexts.restart(context, language)
-            kept = await self.contexts.get(context, language)
-            return await kept.run(code, timeout_s=timeout_s, on_output=on_output)
-        command = Command(cmd="/bin/sh", args=("-c", _ONE_SHOT[language], "sh", code))
-        result = await run_process(self._transport, command, self._tasks, timeout_s=timeout_s, on_output=on_output)
-        return CodeResult(
-            timed_out=result.timed_out,
-            state_kept=False,
-            exit_code=result.exit_code,
-            elapsed_ms=result.elapsed_ms,
-        )
+        match language:
+            case "python" | "javascript":
+                if restart:
+                    await self.contexts.restart(context, language)
+                kept = await self.contexts.get(context, language)
+                return await kept.run(code, timeout_s=timeout_s, on_output=on_output)
+            case _:
+                return await self._run_once(one_shot(language, code), timeout_s, on_output)
 
     def open_file(self, path: str) -> AbstractAsyncContextManager[RemoteFile]:
         """Open a file for reading; see `Runtime.open_file`."""
@@ -165,7 +153,7 @@ class RemoteRuntime:
         """Return the URL of a port; see `Runtime.preview_url`."""
         if self._previews is None:
             return preview_url(self._transport.access.envd_url, port)
-        return await self._previews.publish(self._transport.access, port)
+        return await self._previews.publish(self._sandbox_id, port, lambda: self._transport.access)
 
     def url_signer(self, registry: Registry) -> UrlSigner:
         """Return what signs URLs of files in this sandbox; `registry` is told of each one."""
@@ -183,8 +171,17 @@ class RemoteRuntime:
         """Close the connections. Does not end the sandbox, nor what runs in it."""
         self.contexts.detach()
         if self._previews is not None:
-            await self._previews.withdraw(self._transport.access)
+            await self._previews.withdraw(self._sandbox_id)
         await self._transport.aclose()
+
+    async def _run_once(self, command: Command, timeout_s: float, on_output: OutputSink) -> CodeResult:
+        result = await run_process(self._transport, command, self._tasks, timeout_s=timeout_s, on_output=on_output)
+        return CodeResult(
+            timed_out=result.timed_out,
+            state_kept=False,
+            exit_code=result.exit_code,
+            elapsed_ms=result.elapsed_ms,
+        )
 
 
 def _shell(command: str, *, cwd: str | None, envs: Mapping[str, str], stdin: bool = False) -> Command:
