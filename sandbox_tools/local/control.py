@@ -14,6 +14,7 @@ from starlette.routing import Route
 
 from sandbox_tools.local.control_observe import Observation, find
 from sandbox_tools.local.control_templates import Templates, machine_to_json, this_machine
+from sandbox_tools.local.control_volumes import Volumes
 from sandbox_tools.local.entry import DEFAULT_TTL_S, Entry, rfc3339
 from sandbox_tools.local.isolation import report_to_json
 from sandbox_tools.local.paging import token_page
@@ -41,13 +42,14 @@ class ControlPlane:
         self._registry = registry
         self._api_key = api_key
         self._base_url = base_url
-        self._machine = this_machine(registry.directory)
+        self._machine = this_machine(registry.state.directory)
         self._templates = Templates(self._machine, spawned=registry.spawned, since=time.time())
         self._observation = Observation(registry)
+        self._volumes = Volumes(registry)
 
     def routes(self, prefix: str) -> list[Route]:
         """Return the routes under one of the roots that clients use."""
-        templates, observation = self._templates, self._observation
+        templates, observation, volumes = self._templates, self._observation, self._volumes
         table: list[tuple[str, str, Handler]] = [
             ("POST", "/sandboxes", self.create),
             ("GET", "/sandboxes", self.list),
@@ -68,6 +70,10 @@ class ControlPlane:
             ("GET", "/templates/resolve/{ref}", templates.resolved),
             ("GET", "/templates/aliases/{ref}", templates.by_alias),
             ("GET", "/templates/{ref}", templates.detail),
+            ("GET", "/volumes", volumes.list),
+            ("POST", "/volumes", volumes.create),
+            ("GET", "/volumes/{name}", volumes.detail),
+            ("DELETE", "/volumes/{name}", volumes.delete),
         ]
         return [Route(prefix + path, self._with_key(handler), methods=[method]) for method, path, handler in table]
 

@@ -64,9 +64,9 @@ class Limits:
         launched.control.close()
         raise LaunchError(problem)
 
-    async def serve(self, sandbox: Sandbox, workspace: Path, confined: Confined) -> None:
+    async def serve(self, sandbox: Sandbox, workspace: Path, volumes: tuple[Path, ...], confined: Confined) -> None:
         """Run `Sandbox.serve` and watch it; clean up after it."""
-        watched = Watched(confined.pid, workspace, sandbox.end)
+        watched = Watched(confined.pid, workspace, sandbox.end, volumes)
         try:
             with self._watchdog.watching(watched):
                 await sandbox.serve()

@@ -41,7 +41,7 @@ class Registry:
     """All sandboxes.
 
     Attributes:
-        directory: Where their files are.
+        state: Where their files are, and the volumes.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class Registry:
         self._spawned: dict[str, tuple[int, float]] = {}
         self._keep_paused = keep_paused
         self._starting = 0
-        self.directory: Final = state.directory
+        self.state: Final = state
         self.max_sandboxes: Final = max_sandboxes
 
     async def isolation(self) -> IsolationReport:

@@ -127,7 +127,8 @@ class Starter:
             # A name of its own: when a sandbox is resumed, the group of its former processes may still be there.
             confined = await self._limits.confine(f"{home.path.name}-{secrets.token_hex(4)}", launched)
             sandbox = Sandbox(launched, background=self._background, log=log)
-            self._background.start(partial(self._limits.serve, sandbox, home.workspace, confined))
+            volumes_of_it = tuple(directory for directory, _ in places)
+            self._background.start(partial(self._limits.serve, sandbox, home.workspace, volumes_of_it, confined))
             with anyio.fail_after(READY_TIMEOUT_S):
                 await sandbox.channel.wait_until_ready()
                 if self.report.level == "namespaces":

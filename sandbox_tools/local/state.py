@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from sandbox_tools.local import volumes
+
 _RECORD: Final = "paused.json"
 
 _log: Final = logging.getLogger(__name__)
@@ -167,10 +169,27 @@ class State:
             os.chown(path, uid, uid)
         return path
 
+    def volumes(self) -> list[str]:
+        """Return the names of all volumes."""
+        return sorted(path.name for path in self._volumes.glob("*") if volumes.is_name(path.name))
+
+    def remove_volume(self, name: str) -> None:
+        """Delete a volume, which no sandbox may use. Blocks.
+
+        Raises:
+            OSError: It cannot be deleted; FileNotFoundError: it is not there.
+        """
+        aside = self._volumes / f".{name}.{secrets.token_hex(8)}"  # no name of a volume: nobody mounts half of one
+        (self._volumes / name).rename(aside)
+        remove_tree(aside)
+
     def remove_abandoned(self) -> None:
         """Delete what servers left that were killed; paused sandboxes stay. Blocks."""
         for home in self._abandoned(paused=False):
             home.remove()
+        for volume in self._volumes.glob(".*"):
+            with suppress(OSError):  # another service may be deleting it
+                remove_tree(volume)
 
     def paused(self) -> list[Home]:
         """Take over the paused sandboxes that no running service holds."""

@@ -19,6 +19,8 @@ from sandbox_tools.wire.envelope import WireError
 MAX_VOLUMES: Final = 16
 MAX_PATH_CHARS: Final = 255
 
+NAME_RULE: Final = "a name has 1 to 63 letters, digits, '_', '.' or '-', a letter or digit first"
+
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 _PATH: Final = re.compile(r"(/[A-Za-z0-9_.-]+)+")
 _OWN: Final = ("bin", "boot", "dev", "etc", "lib", "lib32", "lib64", "libx32", "proc", "root", "run", "sbin", "sys")
@@ -43,9 +45,14 @@ def check(mounts: Sequence[VolumeMount], layout: Layout) -> None:
         raise WireError("volumeMounts names a volume twice")
 
 
+def is_name(name: object) -> bool:
+    """Whether a volume may be called so."""
+    return isinstance(name, str) and _NAME.fullmatch(name) is not None
+
+
 def _check_one(mount: VolumeMount, taken: set[str]) -> None:
-    if not _NAME.fullmatch(mount.name):
-        raise WireError("volumeMounts: a name has 1 to 63 letters, digits, '_', '.' or '-', a letter or digit first")
+    if not is_name(mount.name):
+        raise WireError(f"volumeMounts: {NAME_RULE}")
     path = mount.path
     if len(path) > MAX_PATH_CHARS or not _PATH.fullmatch(path) or posixpath.normpath(path) != path:
         raise WireError("volumeMounts: a path is absolute, without '..', of letters, digits, '_', '.', '-' and '/'")

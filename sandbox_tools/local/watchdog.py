@@ -36,7 +36,7 @@ class Bounds:
 
     Attributes:
         memory: Of all processes, with their memory files. None: control groups see to it.
-        disk: Of the workspace.
+        disk: Of the workspace and the volumes of a sandbox together.
         memory_floor: What must stay available on the machine, or a twentieth of its memory if that is less.
         disk_floor: What must stay free on the file system of the workspaces, or a fiftieth of it if that is less.
     """
@@ -54,11 +54,13 @@ class Watched:
     Attributes:
         pid: The host's process id of its PID 1.
         end: Ends it, with a reason in words.
+        volumes: The directories that it has beside the workspace. Others may have them too.
     """
 
     pid: int
     workspace: Path
     end: Callable[[str], None]
+    volumes: tuple[Path, ...] = ()
 
 
 class Watchdog:
@@ -134,8 +136,9 @@ class Watchdog:
         if free > self._free_disk - (_LITTLE_BYTES if short else _NOTICEABLE_BYTES):
             return {}
         self._free_disk = free
-        by_path = measure.disk_bytes([one.workspace for one in watched])
-        sizes = {one: by_path.get(one.workspace, 0) for one in watched}
+        places = {one: (one.workspace, *one.volumes) for one in watched}
+        by_path = measure.disk_bytes(list(dict.fromkeys(path for paths in places.values() for path in paths)))
+        sizes = {one: sum(by_path.get(path, 0) for path in paths) for one, paths in places.items()}
         limit = self._bounds.disk
         reason = f"its files take more than {limit >> 20} MiB of disk"
         over = {one: reason for one, size in sizes.items() if size > limit}

@@ -67,6 +67,28 @@ def test_an_ordinary_user_has_volumes_and_pauses(launcher: str) -> None:
         assert box.sh("cat /v/f f").stdout == "x\ny\n"
 
 
+def test_volumes_are_listed_made_and_deleted(service: LocalServer) -> None:
+    """2.11 of the contract."""
+    with service.client() as control:
+        listed = {item["name"] for item in control.get("/volumes").json()}
+        item = {"volumeID": "managed", "name": "managed"}
+        made = control.post("/api/v1/volumes", json={"name": "managed"})
+        assert (made.status_code, made.json()) == (201, item)
+        assert control.post("/volumes", json={"name": "managed"}).status_code == 409
+        with service.sandbox(volumeMounts=[{"name": "managed", "path": "/v"}]) as box:
+            assert box.sh("mkdir -p /v/a/b; chmod 0 /v/a/b /v/a; touch /v/f").exit_code == 0
+            assert control.delete("/volumes/managed").status_code == 409
+        assert control.get("/volumes/managed").json() == item
+        assert {one["name"] for one in control.get("/volumes").json()} == {*listed, "managed"}
+        assert control.delete("/volumes/managed").status_code == 204
+        gone = [control.delete("/volumes/managed"), control.get("/volumes/managed"), control.get("/volumes/%2e%2e")]
+        assert [answer.status_code for answer in gone] == [404, 404, 404]
+        assert {one["name"] for one in control.get("/volumes").json()} == listed
+        assert not [path for path in (service.state / "volumes").iterdir() if "managed" in path.name]
+        bodies: list[object] = [{}, {"name": None}, {"name": "../x"}, {"name": ".x"}, {"name": ["a"]}, []]
+        assert {control.post("/volumes", json=body).status_code for body in bodies} == {400}
+
+
 def test_without_a_mount_there_is_no_volume(service: LocalServer) -> None:
     with service.sandbox() as box:
         assert box.record["volumeMounts"] == []

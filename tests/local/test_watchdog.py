@@ -81,6 +81,14 @@ def test_a_sandbox_that_takes_too_much_is_ended(service: LocalServer, program: t
         assert other.run("true").exit_code == 0
 
 
+def test_a_volume_counts_for_who_has_it(service: LocalServer) -> None:
+    mounts = [{"name": "big", "path": "/big"}]
+    with service.sandbox() as other, service.sandbox(volumeMounts=mounts) as box:
+        with box.start("sh", "-c", f"cd /big; {ON_DISK}"):
+            wait_for(lambda: says_why(box, "more than 96 MiB of disk"), what="the end of the sandbox")
+        assert other.run("true").exit_code == 0
+
+
 def test_a_sandbox_within_its_limits_is_left_alone(service: LocalServer) -> None:
     program = "import time; x = b'x' * (20 << 20); open('f', 'wb').write(x); time.sleep(1)"
     with service.sandbox() as box:
