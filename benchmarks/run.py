@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks import files, local, redaction, tools
+from benchmarks import client, files, local, redaction, tools
 
 
 def main() -> None:
@@ -12,6 +12,8 @@ def main() -> None:
     tools.main()
     print()
     files.main()
+    print()
+    client.main()
     print()
     local.main()
 

@@ -23,6 +23,7 @@ class CuttingProxy:
         cut_at: Told each piece of the service's answers before it is passed on; true cuts its connection instead.
         passed: Set when an answer has passed since `cut`.
         requests: First lines of requests, in order, as far as they begin a piece.
+        connections: How many were made.
     """
 
     base_url: str
@@ -30,6 +31,7 @@ class CuttingProxy:
     refuses: bool = False
     cut_at: Callable[[bytes], bool] = lambda piece: False
     requests: list[str] = field(default_factory=list)
+    connections: int = 0
     passed: anyio.Event = field(default_factory=anyio.Event)
     _scopes: set[anyio.CancelScope] = field(default_factory=set)
 
@@ -40,6 +42,7 @@ class CuttingProxy:
             scope.cancel()
 
     async def carry(self, client: anyio.abc.ByteStream) -> None:
+        self.connections += 1
         async with client:
             if self.refuses:
                 return

@@ -126,6 +126,21 @@ async def test_a_killed_command_leaves_nothing_whatever_its_children_did(local_s
             assert left.out == b"", name
 
 
+async def test_a_hot_call_is_one_request_on_the_connection_that_is_there(local_server: LocalServer) -> None:
+    """A connection costs two more round trips, so also a process stream must leave it fit for the next call."""
+    async with behind_a_proxy(local_server) as (runtime, proxy, _):
+        for _ in range(3):
+            await runtime.exec("echo x", timeout_s=20, on_output=Seen())
+            await runtime.write_file("a.txt", b"data")
+            assert await runtime.files.read("a.txt") == b"data"
+        assert (proxy.connections, len(proxy.requests)) == (1, 9)
+        await runtime.run_code("1", language="python", timeout_s=20, on_output=Seen())
+        before = proxy.connections, len(proxy.requests)
+        for _ in range(3):
+            await runtime.run_code("1", language="python", timeout_s=20, on_output=Seen())
+        assert (proxy.connections, len(proxy.requests)) == (before[0], before[1] + 3)
+
+
 async def test_a_command_whose_connection_is_cut_goes_on_and_its_outcome_is_learnt(local_server: LocalServer) -> None:
     async with behind_a_proxy(local_server) as (runtime, proxy, beside):
         seen = Seen()

@@ -12,6 +12,7 @@ from sandbox_tools import errors
 from sandbox_tools.errors import (
     ConfigurationError,
     IsolationUnavailableError,
+    ProcessLostError,
     SandboxNotFoundError,
     SandboxProtocolError,
     SandboxResponseError,
@@ -33,6 +34,7 @@ EVERY_ERROR = [
     ToolError("Do this."),
     errors.SandboxRequestError("read a file", "it broke."),
     SandboxUnreachableError("read a file", was_sent=True),
+    ProcessLostError("run a process", 7),
     SandboxTimeoutError("create a sandbox", 30, maybe_done=True),
     SandboxProtocolError("create a sandbox", "it is odd", maybe_done=True),
     SandboxResponseError("create a sandbox", kind="rate_limit", status=429, usage_limit=LIMIT, retry_after_s=7.0),
