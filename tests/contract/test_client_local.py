@@ -170,9 +170,9 @@ async def test_ports_and_previews(local_server: LocalServer) -> None:
             while await runtime.listening_ports() != {8077}:
                 await anyio.sleep(0.02)
         async with httpx.AsyncClient(trust_env=False) as browser:
-            page = await browser.get(runtime.preview_url(8077))
+            page = await browser.get(await runtime.preview_url(8077))
             assert page.status_code == 200
-            assert (await browser.get(runtime.preview_url(8078))).status_code == 502
+            assert (await browser.get(await runtime.preview_url(8078))).status_code == 502
         await server.aclose()
 
 
