@@ -11,9 +11,11 @@ from sandbox_tools.redaction.marks import WITHHELD, placeholder
 from sandbox_tools.redaction.redactor import Redactor, StreamRedactor
 from sandbox_tools.redaction.registry import Registry, default_registry
 from sandbox_tools.redaction.secret import Secret
+from sandbox_tools.redaction.tally import Counts
 
 __all__ = [
     "WITHHELD",
+    "Counts",
     "RedactingFormatter",
     "Redactor",
     "Registry",

@@ -39,14 +39,26 @@ class _Pattern(NamedTuple):
 class Matcher(Opaque):
     """A set of patterns. Immutable once it is in use.
 
-    Patterns are added to a small one for each value; one that is searched with includes many of those.
+    Patterns are added to a small one for each value; one that is searched with includes many of those. What the small
+    one knows of words is in arrays, because a set takes ten times the memory.
 
     Attributes:
         anchor_size: `word + step`, the size in bytes of the shortest pattern that it can hold and of a fragment.
         longest: Size of the longest pattern in bytes, 0 without patterns.
     """
 
-    __slots__ = ("_anchored", "_fragments", "_near", "_seeds", "_step", "_table", "_word", "anchor_size", "longest")
+    __slots__ = (
+        "_anchored",
+        "_fragments",
+        "_near",
+        "_seeds",
+        "_starts",
+        "_step",
+        "_table",
+        "_word",
+        "anchor_size",
+        "longest",
+    )
 
     def __init__(self, *, word: int, step: int) -> None:
         self._word = word
@@ -57,8 +69,10 @@ class Matcher(Opaque):
         """Names by pattern, for patterns of exactly the anchor size."""
         self._anchored: dict[bytes, tuple[_Pattern, ...]] = {}
         """Other patterns by the bytes at their anchor."""
+        self._starts = array("Q")
+        """The words that may be the first to be read in a fragment or an anchor, of patterns that were added here."""
         self._seeds: set[int] = set()
-        """The words that may be the first to be read in a fragment or an anchor."""
+        """The same of those that were included."""
         self._near = array("I")
         """Places in the table of the words that were added here."""
         self._table = b""
@@ -70,7 +84,7 @@ class Matcher(Opaque):
         anchor = (len(form) - self.anchor_size) // 2
         key = form[anchor : anchor + self.anchor_size]
         self._anchored[key] = (*self._anchored.get(key, ()), _Pattern(form, anchor, name))
-        self._seeds |= self._words(key)
+        self._starts.extend(self._words(key))
         self._mark(self._words(form))
         self.longest = max(self.longest, len(form))
 
@@ -79,7 +93,7 @@ class Matcher(Opaque):
         size = self.anchor_size
         self._fragments |= {form[at : at + size]: name for at in range(len(form) - size + 1)}
         words = self._words(form)
-        self._seeds |= words
+        self._starts.extend(words)
         self._mark(words)
         self.longest = max(self.longest, size)
 
@@ -90,6 +104,7 @@ class Matcher(Opaque):
         self._anchored |= other._anchored | clashes
         self._fragments |= other._fragments
         self._seeds |= other._seeds
+        self._seeds.update(other._starts)
         self.longest = max(self.longest, other.longest)
         if other.longest:
             self._table = _with_places(_either(self._table, other._table), other._near)

@@ -58,6 +58,13 @@ class Patterns(Opaque):
         size = max(self._long.pending(data), self._short.pending(data), self._pending_squeezed(data))
         return size_with_code(data, size) if size else 0
 
+    def could_tell(self, data: bytes) -> bool:
+        """Tell whether `data`, which is pending, may be 8 characters of a value, or more."""
+        if max(self._long.pending(data), self._short.pending(data)) >= _WORD:
+            return True
+        views = (data, folded(data), folded(data, is_open=True))
+        return any(len(squeeze(view)) >= _WORD for view in views)
+
     @property
     def longest_match(self) -> int:
         """The most bytes that one match covers."""

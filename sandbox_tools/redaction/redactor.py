@@ -10,6 +10,7 @@ from sandbox_tools.redaction.matcher import Match
 from sandbox_tools.redaction.registry import MIN_CHARS, Registry
 from sandbox_tools.redaction.secret import Opaque
 from sandbox_tools.redaction.shapes import find_shapes
+from sandbox_tools.redaction.tally import Counts
 from sandbox_tools.redaction.walk import Walk
 
 _PIECE_BYTES: Final = 64 * 1024
@@ -68,7 +69,12 @@ class Redactor(Opaque):
         try:
             return walk.value(value)
         except Exception:  # noqa: BLE001 - whatever went wrong, the original must not go on
+            self._registry.tally.count_withheld()
             return WITHHELD
+
+    def counts(self) -> Counts:
+        """Return how often something was redacted with this registry, by this and by every other redactor of it."""
+        return self._registry.tally.counts()
 
     def stream(self, *, after_gap: bool = False) -> StreamRedactor:
         """Return a redactor for one stream of bytes that arrives in pieces.
@@ -84,8 +90,29 @@ class Redactor(Opaque):
             return value
         data = value.encode("utf-8", "surrogatepass")
         redacted = self._data(data, budget)
-        redacted = _without_unknown(redacted, budget) if unknown else redacted
+        redacted = self._without_unknown(redacted, budget) if unknown else redacted
         return value if redacted is data else _decoded(redacted)
+
+    def _without_unknown(self, data: bytes, budget: Budget) -> bytes:
+        """Return `data` without what looks like a token; the same object when nothing does."""
+        try:
+            budget.start(len(data))
+            matches = find_shapes(data, budget)
+            return self._replaced(data, matches, budget) if matches else data
+        except Exception:  # noqa: BLE001 - whatever went wrong, the original must not go on
+            self._registry.tally.count_withheld()
+            return WITHHELD.encode()
+
+    def _replaced(self, data: bytes, matches: list[Match], budget: Budget) -> bytes:
+        out: list[bytes] = []
+        done = 0
+        for start, negative_size, label in matches:
+            if start >= done:
+                budget.count_hit()
+                self._registry.tally.count_placeholder(label)
+                out += (data[done:start], placeholder(label).encode())
+            done = max(done, start - negative_size)
+        return b"".join((*out, data[done:]))
 
     def _data(self, value: bytes, budget: Budget) -> bytes:
         before = budget.hits
@@ -118,6 +145,18 @@ class StreamRedactor(Opaque):
         """Take a piece and return what is certain by now. At most a few KB are held back (the longest form)."""
         return self._redact(data, final=False)
 
+    def peek(self) -> bytes:
+        """Return what is held back, if it is too little to tell a secret, and do not return it again.
+
+        For who reads a stream that may pause here for long: the end of a line, a prompt. What turns out to be the
+        start of a secret is then shown without a placeholder: at most 7 characters of it.
+        """
+        if self.withheld or self._registry.patterns().could_tell(self._held):
+            return b""
+        shown = self._held[self._covered :]
+        self._covered = len(self._held)
+        return shown
+
     def close(self) -> bytes:
         """End the stream and return the rest of it."""
         return self.finish(b"")
@@ -133,6 +172,7 @@ class StreamRedactor(Opaque):
                 self._advance(data, out, final=final)
         except Exception:  # noqa: BLE001 - whatever went wrong, the rest must not go on
             self.withheld = True
+            self._registry.tally.count_withheld()
             self._held = b""
             out.append(WITHHELD.encode())
         return b"".join(out)
@@ -161,32 +201,12 @@ class StreamRedactor(Opaque):
             if start >= done:
                 out.append(seen[done:start])
                 self._budget.count_hit()
+                self._registry.tally.count_placeholder(name)
                 out.append(placeholder(name).encode())
             done = max(done, start - negative_size)
         out.append(seen[done:limit])
         self._held = seen[limit:]
         self._covered = max(0, done - limit)
-
-
-def _without_unknown(data: bytes, budget: Budget) -> bytes:
-    """Return `data` without what looks like a token; the same object when nothing does."""
-    try:
-        budget.start(len(data))
-        matches = find_shapes(data, budget)
-        return _replaced(data, matches, budget) if matches else data
-    except Exception:  # noqa: BLE001 - whatever went wrong, the original must not go on
-        return WITHHELD.encode()
-
-
-def _replaced(data: bytes, matches: list[Match], budget: Budget) -> bytes:
-    out: list[bytes] = []
-    done = 0
-    for start, negative_size, label in matches:
-        if start >= done:
-            budget.count_hit()
-            out += (data[done:start], placeholder(label).encode())
-        done = max(done, start - negative_size)
-    return b"".join((*out, data[done:]))
 
 
 def _decoded(data: bytes) -> str:

@@ -13,10 +13,14 @@ from sandbox_tools.errors import WeakSecretError
 from sandbox_tools.redaction.marks import placeholder
 from sandbox_tools.redaction.patterns import Patterns
 from sandbox_tools.redaction.secret import Opaque, Secret, reveal
+from sandbox_tools.redaction.tally import Tally
 
 MIN_CHARS: Final = 8
 MAX_CHARS: Final = 8192
 """Every character of a value costs some KB of patterns."""
+
+MAX_LIVE: Final = 512
+"""How many values may be in use at once; one more is refused. Each takes about 0.4 MB of memory."""
 
 MAX_RETIRED: Final = 256
 """How many retired values are kept. A process that makes sandboxes for months must not grow with them."""
@@ -32,11 +36,16 @@ _COMMON: Final = re.compile(
 
 
 class Registry(Opaque):
-    """The values to redact. Thread-safe: readers get immutable snapshots, which writers replace."""
+    """The values to redact. Thread-safe: readers get immutable snapshots, which writers replace.
 
-    __slots__ = ("_by_value", "_lock", "_parts", "_retired", "_snapshot")
+    Attributes:
+        tally: How often they were redacted.
+    """
+
+    __slots__ = ("_by_value", "_lock", "_parts", "_retired", "_snapshot", "tally")
 
     def __init__(self) -> None:
+        self.tally: Final = Tally()
         self._lock = threading.Lock()
         self._by_value: dict[str, Secret] = {}
         self._parts: dict[Secret, Patterns] = {}
@@ -51,7 +60,8 @@ class Registry(Opaque):
 
         Raises:
             ValueError: `name` is not 1 to 32 of A-Z, 0-9 and _.
-            WeakSecretError: `value` cannot be redacted without damage to ordinary text. The message does not show it.
+            WeakSecretError: `value` cannot be redacted without damage to ordinary text, or `MAX_LIVE` others are in
+                use. The message does not show it.
         """
         if not _NAME.fullmatch(name):
             raise ValueError("The name of a secret is 1 to 32 of A-Z, 0-9 and _.")
@@ -84,6 +94,8 @@ class Registry(Opaque):
         return secret
 
     def _add(self, name: str, value: str) -> Secret:
+        if len(self._parts) - len(self._retired) >= MAX_LIVE:
+            raise WeakSecretError(name, f"is one too many: {MAX_LIVE} others are in use")
         part = Patterns.of(name, value)
         snapshot = Patterns.merged((self._snapshot, part))
         names = {name, *(secret.name for secret in self._parts)}

@@ -101,7 +101,7 @@ FRAGMENTS = {form for value in SLOW_SECRETS for form in forms_of(value).fragment
 SLOW_PATTERNS = {piece for form in FRAGMENTS for piece in pieces(form, 16)}
 SPREAD = {form for value in SLOW_SECRETS for form in forms_of(value).spread}
 SLOW_PATTERNS |= {form for value in SLOW_SECRETS for form in forms_of(value).whole}
-SLOW_PATTERNS |= {form for form in SPREAD if len(form) >= 16 and form != squeezed(form)}
+SLOW_PATTERNS |= {form for form in SPREAD if len(form) >= 16 and (form != squeezed(form) or len(form) < 24)}
 SLOW_SQUEEZED = {piece for form in FRAGMENTS for piece in pieces(squeezed(form), 24)}
 SLOW_SQUEEZED |= {squeezed(form) for form in FRAGMENTS if 16 <= len(squeezed(form)) < 24}
 SLOW_SQUEEZED |= {squeezed(form) for form in SPREAD if len(squeezed(form)) >= 24}

@@ -6,9 +6,12 @@ import secrets
 import threading
 
 import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
 from sandbox_tools.errors import SandboxToolsError, WeakSecretError
-from sandbox_tools.redaction import Redactor, Registry, default_registry, registry
+from sandbox_tools.redaction import Counts, Redactor, Registry, default_registry, registry
 
 
 @pytest.mark.parametrize(
@@ -89,6 +92,81 @@ def test_only_the_oldest_retired_values_are_forgotten(monkeypatch: pytest.Monkey
         one.retire(handle)
     redacted = [Redactor(one).text(value) != value for value in values]
     assert redacted == [False, False, True, True, True, True]
+
+
+def test_a_value_too_many_is_refused_until_one_is_retired(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "MAX_LIVE", 2)
+    one, values = Registry(), [secrets.token_hex(16) for _ in range(3)]
+    handles = [one.register("TOKEN", value) for value in values[:2]]
+    assert one.register("TOKEN", values[0]) is handles[0]
+    with pytest.raises(WeakSecretError, match="one too many") as caught:
+        one.register("TOKEN", values[2])
+    assert values[2] not in str(caught.value)
+    one.retire(handles[0])
+    one.register("TOKEN", values[2])
+    assert Redactor(one).text(" ".join(values)) == " ".join(["[REDACTED:TOKEN]"] * 3)
+
+
+def test_what_was_redacted_is_counted_by_name() -> None:
+    one, value = Registry(), secrets.token_hex(16)
+    one.register("TOKEN", value)
+    redactor = Redactor(one)
+    redactor.walk([value, {"k": value.encode()}])
+    redactor.stream().finish(value.encode() * 2)
+    redactor.text(f"{value} password=a1{secrets.token_hex(10)}")
+    assert Redactor(one).counts() == Counts(placeholders={"TOKEN": 5, "unknown-secret": 1}, withheld=0)
+    redactor.text(f"{value}\n" * 2001)
+    assert redactor.counts().withheld == 1
+    assert redactor.counts().placeholders["TOKEN"] == 2005
+
+
+class RotationMachine(RuleBasedStateMachine):
+    """Any order of registering, retiring and registering again: what is live is redacted, and memory is bounded."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.registry, self.live, self.retired = Registry(), {}, {}
+
+    @rule()
+    def register(self) -> None:
+        value = secrets.token_hex(16)
+        if len(self.live) < registry.MAX_LIVE:
+            self.live[value] = self.registry.register("TOKEN", value)
+
+    @precondition(lambda self: self.live)
+    @rule(number=st.integers(0, 100))
+    def retire(self, number: int) -> None:
+        value = list(self.live)[number % len(self.live)]
+        self.retired[value] = self.live.pop(value)
+        self.registry.retire(self.retired[value])
+
+    @precondition(lambda self: self.retired)
+    @rule(number=st.integers(0, 100))
+    def register_again(self, number: int) -> None:
+        value = list(self.retired)[number % len(self.retired)]
+        del self.retired[value]
+        self.live[value] = self.registry.register("TOKEN", value)
+
+    @invariant()
+    def what_is_live_or_was_retired_lately_is_redacted(self) -> None:
+        lately = list(self.retired)[-registry.MAX_RETIRED // 2 :]
+        text = " ".join([*self.live, *lately])
+        assert Redactor(self.registry).text(text).replace("[REDACTED:TOKEN]", "").strip() == ""
+
+    @invariant()
+    def memory_is_bounded(self) -> None:
+        assert len(self.registry._parts) <= len(self.live) + registry.MAX_RETIRED
+
+
+@pytest.mark.usefixtures("small_registry")
+def test_rotation_in_any_order() -> None:
+    run_state_machine_as_test(RotationMachine, settings=settings(max_examples=8, stateful_step_count=20, deadline=None))
+
+
+@pytest.fixture
+def small_registry(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "MAX_LIVE", 6)
+    monkeypatch.setattr(registry, "MAX_RETIRED", 4)
 
 
 def test_a_retired_value_that_is_registered_again_is_live(monkeypatch: pytest.MonkeyPatch) -> None:
