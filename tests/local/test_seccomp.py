@@ -165,6 +165,9 @@ def test_a_shared_user_cannot_change_what_it_does_not_open(arch: str) -> None:
         for position in range(count):
             arguments = tuple(7 if at == position else 0 for at in range(6))
             assert run(code, arch=ARCH[arch], number=number, arguments=arguments) == PERM
+    times = syscalls.CHECKED[arch]["utimensat"]
+    for path, moment, expected in ((0, 0, ERRNO), (7, 7, ERRNO), (0, 7, ERRNO), (7, 0, PERM)):
+        assert run(code, arch=ARCH[arch], number=times, arguments=(0, path, moment)) == expected
     ioctl = NUMBERS[arch]["ioctl"]
     assert run(code, arch=ARCH[arch], number=ioctl, arguments=(0, 0x5401)) == ALLOW
     for request in (0x5412, 0x40086602, 0x40806685, 0x1_0000_5412):  # TIOCSTI, FS_IOC_SETFLAGS, FS_IOC_ENABLE_VERITY

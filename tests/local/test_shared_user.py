@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -77,6 +78,11 @@ def test_a_sandbox_of_an_ordinary_user_says_what_it_is(box: Box, owner: int) -> 
 def test_the_usual_work_with_files_works(box: Box) -> None:
     assert box.sh("touch a && cp -p a b && tar cf t b && mkdir o && tar xf t -C o && ls o").stdout == "b\n"
     box.python("import shutil; shutil.copy2('a', 'c'); open('d', 'w').write('x')")
+    box.python("import os, pathlib; pathlib.Path('new').touch(); pathlib.Path('a').touch(); os.utime('a', (1, 1))")
+    assert box.sh("ls new").exit_code == 0
+    repository = "git init -q r && cd r && git config user.name x && git status"
+    assert shutil.which("git") is None or box.sh(repository).exit_code == 0
+    assert [box.run("touch", path).exit_code for path in ("/usr/x", "/etc/x", "/proc/x", "a")] == [1, 1, 1, 0]
     assert box.http.get("/file", params={"path": "/root/workspace/d"}).text == "x"
     assert box.http.post("/file", params={"path": "/root/workspace/e"}, content=b"y").status_code == 204
     assert box.sh("cat e; nice -n 1 true && ulimit -n").stdout == "y1024\n"
