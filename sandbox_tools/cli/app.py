@@ -31,11 +31,17 @@ _MinIsolation = Annotated[
 
 
 @app.command()
-def mcp(internet: _Internet = False, min_isolation: _MinIsolation = None) -> None:
+def mcp(
+    internet: _Internet = False,
+    min_isolation: _MinIsolation = None,
+    private_previews: Annotated[
+        bool, typer.Option("--private-previews", help="Only a browser on this machine can open previews.")
+    ] = False,
+) -> None:
     """Serve the tools over MCP on stdin and stdout."""
     from sandbox_tools.adapters.mcp.stdio import main  # noqa: PLC0415 - heavy, only for this command
 
-    main(internet=internet, min_isolation=min_isolation)
+    main(internet=internet, min_isolation=min_isolation, private_previews=private_previews)
 
 
 @app.command()

@@ -63,9 +63,12 @@ async def serve_stdio(open_toolset: Callable[[], AbstractAsyncContextManager[Too
                 os._exit(status)
 
 
-def main(*, internet: bool = False, min_isolation: str | None = None) -> None:
+def main(*, internet: bool = False, min_isolation: str | None = None, private_previews: bool = False) -> None:
     """Serve the default toolset: SeaCloud when `SEACLOUD_API_KEY` is set, else a local sandbox."""
-    anyio.run(serve_stdio, partial(Toolset.open, internet=internet, min_isolation=min_isolation))
+    open_toolset = partial(
+        Toolset.open, internet=internet, min_isolation=min_isolation, private_previews=private_previews
+    )
+    anyio.run(serve_stdio, open_toolset)
 
 
 def log_to_stderr(redactor: Redactor) -> None:
