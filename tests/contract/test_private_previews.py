@@ -18,6 +18,7 @@ import anyio.from_thread
 import httpx
 import pytest
 
+from sandbox_tools import BlockingToolset
 from sandbox_tools.client.control import RuntimeAccess
 from sandbox_tools.client.preview_proxy import PreviewProxy
 from sandbox_tools.redaction import Redactor, Registry
@@ -330,3 +331,18 @@ class TestAnAppThatShowsTheToken:
     @pytest.mark.parametrize("path", TARGETS)
     def test_redirects_lead_to_the_origin_of_the_preview(self, careless: Site, path: str) -> None:
         assert careless.get(path).headers["location"] == MOVED[path].format(url=careless.url)
+
+
+def test_the_tool_gives_a_url_that_works_while_the_toolset_is_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SEACLOUD_API_KEY", raising=False)
+    with BlockingToolset.open(private_previews=True) as tools:
+        tools.call("write_file", {"path": "index.html", "content": "<p>hi</p>"})
+        tools.call("exec", {"command": "python3 -m http.server 8000", "background": True})
+        result = tools.call("get_preview_url", {"port": 8000})
+        assert result.structured is not None, result.text
+        site = Site(str(result.structured["url"]))
+        assert result.text.startswith(f"Preview of port 8000: {site.url}/\nThe URL works on this machine, while")
+        assert site.get("/").text == "<p>hi</p>"
+    with pytest.raises(httpx.ConnectError):
+        site.get("/")
+    site.client.close()
