@@ -181,7 +181,7 @@ class _BothEnds:
         if self._has_gap:
             self._head_undecodable = self.undecodable
             self._text = _RedactedText(self._redactor, after_gap=True)
-        end = self._text.feed(bytes(self._end)) + (self._text.close() if final else "")
+        end = self._text.feed(bytes(self._end)) + (self._text.close() if final else self._text.peek())
         self._end.clear()
         if self._has_gap:
             self._skip_to(end)
@@ -216,6 +216,10 @@ class _RedactedText:
 
     def close(self) -> str:
         return self._decode.feed(self._whole(self._redact.close())) + self._decode.close()
+
+    def peek(self) -> str:
+        """Return what is held back and too little to tell a secret; the stream goes on."""
+        return self._decode.feed(self._whole(self._redact.peek()))
 
     def _whole(self, data: bytes) -> bytes:
         """Leave out the rest of a character that began in the gap."""

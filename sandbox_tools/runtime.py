@@ -119,6 +119,41 @@ class FileReader(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProcessInfo:
+    """A process that runs in a sandbox, whoever started it. `command` may hold what a command line holds."""
+
+    pid: int
+    command: str = field(repr=False)
+
+
+class RunningProcess(Protocol):
+    """A command that runs beside its caller, or has ended.
+
+    Attributes:
+        pid: In the sandbox.
+    """
+
+    @property
+    def pid(self) -> int: ...
+
+    async def wait(self, timeout_s: float) -> ExecResult | None:
+        """Wait for the end; None when it still runs after `timeout_s`. It is not ended for that."""
+        ...
+
+    async def send_input(self, data: bytes) -> None:
+        """Write to its standard input."""
+        ...
+
+    async def close_input(self) -> None:
+        """End its standard input."""
+        ...
+
+    async def kill(self) -> KillOutcome:
+        """End it with all that it started. Bounded; raises nothing but cancellation."""
+        ...
+
+
 class Runtime(Protocol):
     """One running sandbox.
 
@@ -139,6 +174,31 @@ class Runtime(Protocol):
         on_output: OutputSink,
     ) -> ExecResult:
         """Run a shell command to its end, or end it after `timeout_s`."""
+        ...
+
+    async def start_command(
+        self,
+        command: str,
+        *,
+        cwd: str | None = None,
+        envs: Mapping[str, str] | None = None,
+        stdin: bool = False,
+        timeout_s: float | None = None,
+        on_output: OutputSink,
+    ) -> RunningProcess:
+        """Start a shell command that runs beside its caller, until it ends or is ended after `timeout_s`.
+
+        Args:
+            stdin: Whether it has a standard input to write to; else it reads end-of-file.
+        """
+        ...
+
+    async def attach(self, pid: int, *, on_output: OutputSink) -> RunningProcess | None:
+        """Follow a process that was started before, by anybody, from now on; None when there is none."""
+        ...
+
+    async def list_processes(self) -> tuple[ProcessInfo, ...]:
+        """Return the commands that run. Code contexts are not among them."""
         ...
 
     async def run_code(

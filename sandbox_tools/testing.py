@@ -12,7 +12,16 @@ import anyio
 from sandbox_tools.errors import SandboxResponseError
 from sandbox_tools.output import DEFAULT_MAX_CHARS
 from sandbox_tools.redaction import Redactor, Registry
-from sandbox_tools.runtime import CodeResult, ExecResult, Language, ListedEntry, OutputSink, Runtime
+from sandbox_tools.runtime import (
+    CodeResult,
+    ExecResult,
+    KillOutcome,
+    Language,
+    ListedEntry,
+    OutputSink,
+    ProcessInfo,
+    Runtime,
+)
 from sandbox_tools.toolset import Toolset
 from sandbox_tools.wire.preview import preview_url
 
@@ -30,6 +39,7 @@ class FakeRuntime:
         fails_with: Raised by every method that would use the sandbox.
         hangs: Commands and code never end by themselves; `cancelled` is set when they are cancelled.
         commands: What was run, in order.
+        processes: What `exec` started, in order.
     """
 
     sandbox_id: str = "sandbox-fake"
@@ -43,6 +53,7 @@ class FakeRuntime:
     hangs: bool = False
     cancelled: bool = False
     commands: list[str] = field(default_factory=list)
+    processes: list[FakeProcess] = field(default_factory=list)
 
     async def exec(
         self,
@@ -55,6 +66,32 @@ class FakeRuntime:
     ) -> ExecResult:
         await self._work(command, on_output)
         return self.exec_result
+
+    async def start_command(
+        self,
+        command: str,
+        *,
+        cwd: str | None = None,
+        envs: Mapping[str, str] | None = None,
+        stdin: bool = False,
+        timeout_s: float | None = None,
+        on_output: OutputSink,
+    ) -> FakeProcess:
+        self._fail()
+        self.commands.append(command)
+        self._print(on_output)
+        process = FakeProcess(runtime=self, pid=100 + len(self.processes), command=command, on_output=on_output)
+        self.processes.append(process)
+        return process
+
+    async def attach(self, pid: int, *, on_output: OutputSink) -> FakeProcess | None:
+        self._fail()
+        return next((process for process in self.processes if process.pid == pid), None)
+
+    async def list_processes(self) -> tuple[ProcessInfo, ...]:
+        self._fail()
+        running = [process for process in self.processes if self.hangs and not process.killed]
+        return tuple(ProcessInfo(pid=process.pid, command=process.command) for process in running)
 
     async def run_code(
         self,
@@ -100,10 +137,7 @@ class FakeRuntime:
     async def _work(self, what: str, on_output: OutputSink) -> None:
         self._fail()
         self.commands.append(what)
-        if self.stdout:
-            on_output("stdout", self.stdout)
-        if self.stderr:
-            on_output("stderr", self.stderr)
+        self._print(on_output)
         if self.hangs:
             try:
                 await anyio.sleep_forever()
@@ -111,9 +145,51 @@ class FakeRuntime:
                 self.cancelled = True
                 raise
 
+    def _print(self, on_output: OutputSink) -> None:
+        if self.stdout:
+            on_output("stdout", self.stdout)
+        if self.stderr:
+            on_output("stderr", self.stderr)
+
     def _fail(self) -> None:
         if self.fails_with is not None:
             raise self.fails_with
+
+
+@dataclass(kw_only=True)
+class FakeProcess:
+    """A command of a `FakeRuntime`. Implements `sandbox_tools.runtime.RunningProcess`.
+
+    Attributes:
+        on_output: Call it to let the command write something.
+        written: What was written to its standard input.
+    """
+
+    runtime: FakeRuntime
+    pid: int
+    command: str
+    on_output: OutputSink
+    written: bytes = b""
+    killed: bool = False
+
+    async def wait(self, timeout_s: float) -> ExecResult | None:
+        if self.killed:
+            return ExecResult(exit_code=None, kill_outcome="killed")
+        if not self.runtime.hangs:
+            return self.runtime.exec_result
+        with anyio.move_on_after(timeout_s):
+            await anyio.sleep_forever()
+        return None
+
+    async def send_input(self, data: bytes) -> None:
+        self.written += data
+
+    async def close_input(self) -> None:
+        return None
+
+    async def kill(self) -> KillOutcome:
+        self.killed = self.runtime.cancelled = True
+        return "killed"
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ from sandbox_tools.sandboxes import (
 from sandbox_tools.tools import CATALOGUE
 from sandbox_tools.tools.arguments import explain_arguments
 from sandbox_tools.tools.base import Image, Output, SandboxArguments, Tool, ToolArguments
+from sandbox_tools.tools.kept import KeptProcesses
 
 _LOG: Final = logging.getLogger(__name__)
 
@@ -88,6 +89,7 @@ class Toolset:
         self._sandboxes = sandboxes
         self._internet = internet
         self._max_output_chars = max_output_chars
+        self._kept = KeptProcesses()
         self._by_name = {tool.name: tool for tool in CATALOGUE}
         self.redactor: Final = redactor
 
@@ -191,7 +193,7 @@ class Toolset:
     async def _run(self, tool: Tool[Any], arguments: ToolArguments) -> Output:
         sandbox_id = arguments.sandbox_id if isinstance(arguments, SandboxArguments) else None
         async with self._sandboxes.use(sandbox_id) as runtime:
-            output = await tool.run(_Context(runtime, self.redactor, self._max_output_chars), arguments)
+            output = await tool.run(_Context(runtime, self.redactor, self._max_output_chars, self._kept), arguments)
         return output  # noqa: RET504 - to a type checker, any context manager may swallow what is raised
 
     def _finish(self, output: Output) -> ToolResult:
@@ -220,6 +222,7 @@ class _Context:
     runtime: Runtime
     redactor: Redactor
     max_chars: int
+    kept: KeptProcesses
 
     def collect_output(self) -> ProcessOutput:
         return ProcessOutput(self.redactor, self.max_chars)

@@ -285,6 +285,11 @@ def _tag(name: str, language: ContextLanguage) -> str:
     return f"{_TAG}{language}:{name}"
 
 
+def is_context(tag: str | None) -> bool:
+    """Tell whether a process with this tag is a context."""
+    return tag is not None and tag.startswith(_TAG)
+
+
 def _info(tag: str, pid: int) -> ContextInfo | None:
     language, _, name = tag.removeprefix(_TAG).partition(":")
     for known in get_args(ContextLanguage):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import Final
@@ -9,7 +10,7 @@ from typing import Final
 import anyio
 import anyio.abc
 
-from sandbox_tools.client.contexts import CodeContexts
+from sandbox_tools.client.contexts import CodeContexts, is_context
 from sandbox_tools.client.control import RuntimeAccess
 from sandbox_tools.client.file_reader import RemoteFile
 from sandbox_tools.client.files import RemoteFiles
@@ -23,10 +24,10 @@ from sandbox_tools.client.process_calls import ProcessCalls
 from sandbox_tools.client.run import RunningProcess, run_process
 from sandbox_tools.client.signing import UrlSigner
 from sandbox_tools.redaction import Registry, Secret
-from sandbox_tools.runtime import CodeResult, ExecResult, Language, ListedEntry, OutputSink
+from sandbox_tools.runtime import CodeResult, ExecResult, Language, ListedEntry, OutputSink, ProcessInfo
 from sandbox_tools.wire.preview import preview_url
 from sandbox_tools.wire.process import Command
-from sandbox_tools.wire.process_calls import Selector
+from sandbox_tools.wire.process_calls import ListedProcess, Selector
 
 _SHELL: Final = 'if command -v bash >/dev/null 2>&1; then exec bash -c "$1"; else exec sh -c "$1"; fi'
 """bash where the template has it, because models write bash; one start either way."""
@@ -104,6 +105,20 @@ class RemoteRuntime:
         process = RunningProcess.begin(self._transport, shell, on_output, self._tasks, limit_s=timeout_s)
         await process.started()
         return process
+
+    async def attach(self, pid: int, *, on_output: OutputSink) -> RunningProcess | None:
+        """Follow a process that was started before; see `Runtime.attach`."""
+        listed = next((process for process in await self.processes.list() if process.pid == pid), None)
+        if listed is None:
+            return None
+        process = RunningProcess.attach(self._transport, listed, on_output, self._tasks)
+        await process.started()
+        return process
+
+    async def list_processes(self) -> tuple[ProcessInfo, ...]:
+        """Return the commands that run; see `Runtime.list_processes`."""
+        listed = [process for process in await self.processes.list() if not is_context(process.tag)]
+        return tuple(ProcessInfo(pid=process.pid, command=_command_line(process)) for process in listed)
 
     async def run_code(
         self,
@@ -186,3 +201,9 @@ class RemoteRuntime:
 
 def _shell(command: str, *, cwd: str | None, envs: Mapping[str, str], stdin: bool = False) -> Command:
     return Command(cmd="/bin/sh", args=("-c", _SHELL, "sh", command), cwd=cwd, envs=envs, stdin=stdin)
+
+
+def _command_line(process: ListedProcess) -> str:
+    if process.args[:2] == ("-c", _SHELL):
+        return process.args[-1]
+    return shlex.join((process.cmd, *process.args))

@@ -11,10 +11,12 @@ from sandbox_tools.tools.edit import EDIT_FILE
 from sandbox_tools.tools.files import READ_FILE, WRITE_FILE
 from sandbox_tools.tools.listing import LIST_FILES
 from sandbox_tools.tools.preview import GET_PREVIEW_URL
+from sandbox_tools.tools.processes import PROCESS
 
 CATALOGUE: Final[tuple[Tool[Any], ...]] = (
     RUN_CODE,
     EXEC,
+    PROCESS,
     READ_FILE,
     WRITE_FILE,
     EDIT_FILE,

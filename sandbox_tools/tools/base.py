@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from sandbox_tools.runtime import OutputStream, Runtime
+
+if TYPE_CHECKING:
+    from sandbox_tools.tools.kept import KeptProcesses
 
 
 class ToolArguments(BaseModel):
@@ -57,6 +60,10 @@ class CollectedOutput(Protocol):
         """End the streams and return stdout and stderr as the model reads them; "" when there was no output."""
         ...
 
+    def take(self) -> str:
+        """As `render`, for what came since the last `take`, of a process that goes on."""
+        ...
+
 
 class CollectedPage(Protocol):
     """Some lines of a text file as they are collected: redacted, bounded."""
@@ -95,6 +102,11 @@ class ToolContext(Protocol):
 
     @property
     def runtime(self) -> Runtime: ...
+
+    @property
+    def kept(self) -> KeptProcesses:
+        """What calls left running."""
+        ...
 
     def collect_output(self) -> CollectedOutput:
         """Return a fresh collector for the output of one process."""

@@ -5,11 +5,13 @@ from __future__ import annotations
 import shlex
 from typing import Final
 
+import anyio
 from pydantic import Field
 
-from sandbox_tools.errors import SandboxResponseError, ToolError
-from sandbox_tools.runtime import ExecResult
+from sandbox_tools.errors import SandboxRequestError, SandboxResponseError, ToolError
+from sandbox_tools.runtime import ExecResult, RunningProcess
 from sandbox_tools.tools.base import Output, SandboxArguments, Tool, ToolContext, ToolHints
+from sandbox_tools.tools.kept import KeptProcess
 
 DEFAULT_TIMEOUT_S: Final = 45
 """Below the 60 s after which many MCP clients give up on a call."""
@@ -19,30 +21,22 @@ MAX_TIMEOUT_S: Final = 3600
 MAX_ARGUMENT_BYTES: Final = 131_071
 """Longest argument that Linux passes to a program, in bytes (MAX_ARG_STRLEN without its final NUL)."""
 
-_BACKGROUND: Final = """\
-log=/tmp/background-$$.log
-if command -v setsid >/dev/null 2>&1; then setsid sh -c {command} >"$log" 2>&1 </dev/null &
-else sh -c {command} >"$log" 2>&1 </dev/null & fi
-pid=$!
-sleep 0.2
-if kill -0 "$pid" 2>/dev/null; then
-  echo "Running in the background: process group $pid, output in $log."
-  echo "Stop it with: kill -- -$pid"
-else
-  wait "$pid"; code=$?
-  echo "Ended at once. Its output:"; cat "$log"; exit "$code"
-fi
-"""
-"""setsid gives the process a group of its own, so that one kill ends all of it."""
+WAIT_S: Final = DEFAULT_TIMEOUT_S
+"""What still runs after so many seconds goes on beside the calls (design: soft waiting)."""
+
+LOOK_S: Final = 0.5
+"""Time in which a process may fail at its start, or answer its input, before a call returns, in seconds."""
 
 
 class ExecArguments(SandboxArguments):
     command: str = Field(description="Shell command line, run by bash.")
     cwd: str | None = Field(None, description="Working directory; default /root/workspace.")
     timeout_s: int | None = Field(
-        None, description=f"Seconds until it is killed; default {DEFAULT_TIMEOUT_S}, at most {MAX_TIMEOUT_S}."
+        None, description=f"Seconds until it is killed, at most {MAX_TIMEOUT_S}; default: no limit."
     )
-    background: bool | None = Field(None, description="Start it and return at once, e.g. for a web server.")
+    background: bool | None = Field(
+        None, description=f"Return at once, e.g. for a web server; else after {WAIT_S} s at the latest."
+    )
 
 
 def checked_timeout(timeout_s: int | None) -> int:
@@ -82,28 +76,58 @@ def is_text(value: str) -> bool:
 
 async def run_exec(context: ToolContext, args: ExecArguments) -> Output:
     command = checked_argument("command", args.command, 'Give a shell command, such as "ls -la".')
-    timeout_s = checked_timeout(args.timeout_s)
+    timeout_s = None if args.timeout_s is None else checked_timeout(args.timeout_s)
     cwd = args.cwd and checked_text("cwd", args.cwd, "Give a directory, or leave it out.")
-    if args.background:
-        command = _BACKGROUND.format(command=shlex.quote(command))
     output = context.collect_output()
+    problem: SandboxResponseError
     try:
-        result = await context.runtime.exec(command, cwd=cwd, timeout_s=timeout_s, on_output=output.feed)
+        process = await context.runtime.start_command(
+            command, cwd=cwd, stdin=bool(args.background), timeout_s=timeout_s, on_output=output.feed
+        )
+        result = await _waited(process, LOOK_S if args.background else WAIT_S)
     except SandboxResponseError as exc:
         problem = exc
     else:
-        return Output(text=f"{describe_end(result, timeout_s)}\n{output.render() or '(no output)'}")
+        if result is not None:
+            return Output(text=f"{describe_end(result, timeout_s)}\n{output.render() or '(no output)'}")
+        sandbox_id = context.runtime.sandbox_id
+        context.kept.keep(KeptProcess(sandbox_id=sandbox_id, process=process, output=output, command=command))
+        how_long = "in the background" if args.background else f"after {WAIT_S} s"
+        return Output(
+            text=f"still running {how_long}, as process {process.pid}: read its output, wait for it, write to it or "
+            f"kill it with the tool process.\n{output.take() or '(no output yet)'}"
+        )
     if problem.reason in ("path_not_found", "not_a_directory"):
         raise ToolError(f"The working directory {cwd} does not exist. Create it with: mkdir -p {shlex.quote(str(cwd))}")
     raise problem
 
 
-def describe_end(result: ExecResult, timeout_s: int) -> str:
+async def _waited(process: RunningProcess, wait_s: float) -> ExecResult | None:
+    """Wait for the end; a caller who gives up ends the process. What has outlived its wait goes on."""
+    try:
+        return await process.wait(wait_s)
+    except SandboxRequestError:
+        raise
+    except BaseException:
+        with anyio.CancelScope(shield=True):
+            await process.kill()
+        raise
+
+
+def describe_end(result: ExecResult, timeout_s: int | None) -> str:
     """Say how a command ended, and what to do about it."""
+    end = _end(result, "" if timeout_s is None else f" after {timeout_s} s")
+    if result.missing_bytes == 0:
+        return end
+    size = "some" if result.missing_bytes is None else f"about {result.missing_bytes:,} bytes"
+    return f"{end}\n[the connection was lost for a while; {size} of the output may be missing]"
+
+
+def _end(result: ExecResult, after: str) -> str:
     if result.timed_out:
         outcome = "it was killed" if result.kill_outcome == "killed" else "killing it could not be confirmed"
         return (
-            f"timed out after {timeout_s} s: {outcome}. Its output up to then follows. "
+            f"timed out{after}: {outcome}. Its output up to then follows. "
             f"Call again with a larger timeout_s (at most {MAX_TIMEOUT_S}), or with background=true."
         )
     if result.signal:
@@ -119,7 +143,8 @@ EXEC: Final = Tool(
     description=(
         "Run a shell command in the sandbox and return exit code, stdout and stderr. Files persist between calls; "
         "shell variables and cwd do not. For a server or other long work set background=true, then use "
-        "get_preview_url or read its log. For Python prefer run_code."
+        f"get_preview_url and process. What still runs after {WAIT_S} s goes on as a process, too. For Python prefer "
+        "run_code."
     ),
     arguments=ExecArguments,
     hints=ToolHints(read_only=False, destructive=True, idempotent=False, open_world=True),

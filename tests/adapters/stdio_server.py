@@ -15,8 +15,8 @@ import anyio
 
 from sandbox_tools.adapters.mcp.stdio import serve_stdio
 from sandbox_tools.errors import ConfigurationError
-from sandbox_tools.runtime import ExecResult
-from sandbox_tools.testing import FakeRuntime, fake_toolset
+from sandbox_tools.runtime import KillOutcome
+from sandbox_tools.testing import FakeProcess, FakeRuntime, fake_toolset
 from sandbox_tools.toolset import Toolset
 
 JOURNAL = Path(sys.argv[1])
@@ -28,10 +28,18 @@ def note(what: str) -> None:
         journal.write(f"{what}\n")
 
 
+class Process(FakeProcess):
+    """Notes when it is ended."""
+
+    async def kill(self) -> KillOutcome:
+        note("cancelled")
+        return await super().kill()
+
+
 class Sandbox(FakeRuntime):
     """Does what the command says."""
 
-    async def exec(self, command: str, **kwargs: Any) -> ExecResult:
+    async def start_command(self, command: str, **kwargs: Any) -> FakeProcess:
         note(command)
         self.hangs = command == "hang"
         self.fails_with = RuntimeError(SECRET) if command == "crash" else None
@@ -41,11 +49,7 @@ class Sandbox(FakeRuntime):
             subprocess.run(["echo", "noise from a child"], check=True)
         if command == "log":
             logging.getLogger("somewhere").error("a log line with %s", SECRET)
-        try:
-            return await super().exec(command, **kwargs)
-        except anyio.get_cancelled_exc_class():
-            note("cancelled")
-            raise
+        return Process(**vars(await super().start_command(command, **kwargs)))
 
 
 @asynccontextmanager

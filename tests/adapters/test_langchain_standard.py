@@ -18,6 +18,7 @@ from sandbox_tools.testing import FakeRuntime, fake_toolset
 EXAMPLES: dict[str, dict[str, Any]] = {
     "run_code": {"code": "1 + 1", "language": "python"},
     "exec": {"command": "ls"},
+    "process": {"action": "list"},
     "read_file": {"path": "/tmp/note"},
     "write_file": {"path": "/tmp/new", "content": "text"},
     "edit_file": {"path": "/tmp/note", "old_text": "text", "new_text": "text!"},

@@ -51,6 +51,8 @@ async def through_responses(toolset: Toolset, name: str, arguments: dict[str, An
         pytest.param("exec", {"command": "ls", "timeout_s": "7"}, id="number-as-text"),
         pytest.param("exec", {"command": "ls", "timeout_s": 10**9}, id="out-of-range"),
         pytest.param("exec", {"command": 7, "wrong": 1, "what is this?": 2}, id="wrong-arguments"),
+        pytest.param("process", {"action": "list"}, id="no-process"),
+        pytest.param("process", {"action": "wait", "pid": 1}, id="no-such-process"),
         pytest.param("run_code", {"code": "plot()"}, id="image"),
         pytest.param("run_code", {"code": "1", "language": "cobol"}, id="wrong-choice"),
         pytest.param("read_file", {"path": "/tmp/note"}, id="read"),

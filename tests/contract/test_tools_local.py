@@ -15,6 +15,7 @@ import pytest
 
 from sandbox_tools import BlockingToolset, Toolset
 from sandbox_tools.client.pinned import PinnedTransport
+from sandbox_tools.tools import command as command_tool
 from tests.local.service import LocalServer
 
 
@@ -54,19 +55,52 @@ def test_the_whole_job(tools: BlockingToolset) -> None:
     )
     assert text_of(tools, "read_file", path="/root/workspace/site/index.html") == "<p>hi</p>"
     started = text_of(tools, "exec", command="python3 -m http.server 8765 --directory site", background=True)
-    assert "Running in the background" in started
+    assert "still running in the background" in started
     preview = tools.call("get_preview_url", {"port": 8765})
     assert preview.structured is not None
     with urllib.request.urlopen(str(preview.structured["url"]), timeout=10) as page:
         assert page.read() == b"<p>hi</p>"
-    [group] = re.findall(r"kill -- -(\d+)", started)
-    text_of(tools, "exec", command=f"kill -- -{group}")
+    [pid] = re.findall(r"process (\d+)", started)
+    assert text_of(tools, "process", action="kill", pid=int(pid)).startswith(f"killed: process {pid} and what it")
 
 
 def test_a_background_command_that_fails_at_once_says_why(tools: BlockingToolset) -> None:
     text = text_of(tools, "exec", command="echo too bad; exit 5", background=True)
     assert "exit_code: 5" in text
-    assert "Ended at once. Its output:\ntoo bad" in text
+    assert text.endswith("--- stdout ---\ntoo bad")
+
+
+def test_a_process_is_listed_read_written_to_waited_for_and_killed(tools: BlockingToolset) -> None:
+    def process(action: str, **more: Any) -> str:
+        return text_of(tools, "process", action=action, pid=pid, **more)
+
+    command = "echo ready; while read line; do echo \"got $line\"; done; echo bye; exit 4"
+    started = text_of(tools, "exec", command=command, background=True)
+    pid = int(re.findall(r"process (\d+)", started)[0])
+    assert started.endswith("--- stdout ---\nready")
+    assert f"{pid}: running: {command}" in text_of(tools, "process", action="list")
+    assert process("output") == "still running\n(no new output)"
+    assert process("input", text="one\n") == "still running\n--- stdout ---\ngot one"
+    assert process("wait", timeout_s=1) == "still running after 1 s\n(no new output)"
+    assert process("input", text="two\n").endswith("got two")
+    assert process("input", text="") == "exit_code: 4\n--- stdout ---\nbye"
+    assert process("wait").startswith("exit_code: 4")
+    assert process("kill").startswith(f"process {pid} had ended already")
+    assert "takes no input" in text_of(tools, "process", is_error=True, action="input", pid=pid, text="x")
+
+
+def test_what_outlives_its_wait_goes_on_as_a_process_until_its_own_limit(
+    tools: BlockingToolset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(command_tool, "WAIT_S", 0.3)
+    started = text_of(tools, "exec", command="echo begun; sleep 1; echo done")
+    assert started.startswith("still running after 0.3 s, as process ")
+    assert started.endswith("--- stdout ---\nbegun")
+    pid = int(re.findall(r"process (\d+)", started)[0])
+    assert text_of(tools, "process", action="wait", pid=pid) == "exit_code: 0\n--- stdout ---\ndone"
+    limited = text_of(tools, "exec", command="sleep 1000", timeout_s=1)
+    pid = int(re.findall(r"process (\d+)", limited)[0])
+    assert text_of(tools, "process", action="wait", pid=pid).startswith("timed out: it was killed")
 
 
 def test_a_server_started_with_an_ampersand_lives_on(tools: BlockingToolset) -> None:

@@ -20,6 +20,8 @@ from sandbox_tools.redaction import Registry
 from sandbox_tools.runtime import CodeError, CodeResult, ExecResult, RichResult
 from sandbox_tools.sandboxes import open_source
 from sandbox_tools.testing import FakeRuntime, fake_toolset
+from sandbox_tools.tools import command as command_tool
+from sandbox_tools.tools.kept import MAX_KEPT
 from sandbox_tools.toolset import Toolset
 
 PNG = b"\x89PNG\r\n\x1a\n" + b"\0" * 20
@@ -37,7 +39,7 @@ async def text_of(runtime: FakeRuntime, tool: str, arguments: dict[str, Any], *,
         (
             "nope",
             {},
-            "The tools are: run_code, exec, read_file, write_file, edit_file, list_files, get_preview_url.",
+            "The tools are: run_code, exec, process, read_file, write_file, edit_file, list_files, get_preview_url.",
         ),
         (
             "exec",
@@ -53,6 +55,9 @@ async def text_of(runtime: FakeRuntime, tool: str, arguments: dict[str, Any], *,
         ("exec", {"command": "ls", "timeout_s": 0}, "timeout_s must be from 1 to 3600."),
         ("exec", {"command": "ls", "timeout_s": 3601}, "timeout_s must be from 1 to 3600."),
         ("exec", {"command": "ls", "cwd": ""}, None),
+        ("process", {"action": "look"}, "action: input should be 'list', 'output', 'wait', 'input' or 'kill'"),
+        ("process", {"action": "wait"}, "pid is required for wait. See the processes with action=list."),
+        ("process", {"action": "wait", "pid": 7}, "There is no process 7. See the processes with action=list."),
         ("run_code", {"code": ""}, "code is empty."),
         ("run_code", {"code": "1", "language": "cobol"}, "language: input should be 'python', 'bash' or 'javascript'"),
         (
@@ -376,3 +381,34 @@ async def test_the_instructions_say_whether_there_is_internet(monkeypatch: pytes
     async with Toolset.open() as closed, Toolset.open(internet=True) as opened:
         assert closed.instructions.endswith("The sandbox has no internet access.")
         assert opened.instructions.endswith("The sandbox can reach the internet.")
+
+
+async def test_a_secret_that_comes_in_two_parts_of_a_process_output_is_not_shown_in_halves() -> None:
+    secret = secrets.token_urlsafe(24)
+    runtime = FakeRuntime(hangs=True)
+    toolset = fake_toolset(runtime, secrets={"KEY": secret})
+    await toolset.call("exec", {"command": "serve", "background": True})
+    (process,) = runtime.processes
+    process.on_output("stdout", f"first {secret[:12]}".encode())
+    first = await toolset.call("process", {"action": "output", "pid": process.pid})
+    process.on_output("stdout", f"{secret[12:]} second".encode())
+    second = await toolset.call("process", {"action": "output", "pid": process.pid})
+    assert secret[:12] not in first.text
+    assert "first" in first.text
+    assert second.text == "still running\n--- stdout ---\n[REDACTED:KEY] second"
+
+
+async def test_a_process_of_another_sandbox_or_of_a_forgotten_call_is_not_found(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(command_tool, "LOOK_S", 0)
+    runtime = FakeRuntime(hangs=True)
+    toolset = fake_toolset(runtime)
+    for _ in range(MAX_KEPT + 1):
+        await toolset.call("exec", {"command": "serve", "background": True})
+    listed = (await toolset.call("process", {"action": "list"})).text
+    assert len(listed.splitlines()) == MAX_KEPT + 1
+    runtime.sandbox_id = "another"
+    runtime.processes.clear()
+    result = await toolset.call("process", {"action": "output", "pid": 101})
+    assert result.is_error
