@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
+from pathlib import Path
 
 import anyio
 import pytest
@@ -231,3 +234,27 @@ async def test_leaving_does_not_wait_for_a_service_that_does_not_answer(
             sandbox_id, _ = await call(sandboxes, "true")
             gate.held.add(f"DELETE /sandboxes/{sandbox_id}")
     assert "sandbox-tools sandbox prune" in caplog.text
+
+
+async def test_a_service_of_ours_that_died_takes_its_sandboxes_with_it_and_is_started_again() -> None:
+    before = children()
+    source_here = SandboxSource(where="here", registry=Registry())
+    async with Sandboxes.open(source_here, on_notice=print) as sandboxes:
+        first, _ = await call(sandboxes, "true")
+        (service,) = children() - before
+        os.kill(service, signal.SIGKILL)
+        with pytest.raises(ToolError, match=f"The sandbox {first} has ended"):
+            async with sandboxes.use(None) as runtime:
+                await runtime.listening_ports()
+        assert (await call(sandboxes, "echo new"))[1] == "new\n"
+
+
+def children() -> set[int]:
+    """Return the processes that this one started and that have not ended."""
+    running = set()
+    for file in Path("/proc/self/task").glob("*/children"):
+        for pid in file.read_text().split():
+            with suppress(OSError):
+                if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z":
+                    running.add(int(pid))
+    return running
