@@ -15,7 +15,7 @@ OutputStream = Literal["stdout", "stderr"]
 OutputSink = Callable[[OutputStream, bytes], None]
 """Called with each piece of output as it arrives, cut anywhere. It must not keep all of it."""
 
-Language = Literal["python", "bash", "javascript"]
+Language = Literal["python", "javascript", "typescript", "bash", "r", "java"]
 
 KillOutcome = Literal["killed", "already_finished", "kill_unconfirmed"]
 """What became of a process that we ended: it is gone; it had ended by itself; nobody confirmed it."""
@@ -73,15 +73,17 @@ class CodeResult:
         results: The last expression and what `display()` and figures showed, in order.
         error: The exception that ended it, if one did.
         timed_out: It ran longer than its timeout and was interrupted.
+        ran: False: its context ran the code of another client until the time was over, so it was taken back.
         state_kept: Whether the context's variables are still there; False when it had to be killed or died.
             Always False for a language without a context.
         state_lost_before: The context had ended since the call before: this call started with no variables.
-        exit_code: Of a one-shot program; None for Python.
+        exit_code: Of a one-shot program; None for a language with contexts.
     """
 
     results: tuple[RichResult, ...] = ()
     error: CodeError | None = None
     timed_out: bool = False
+    ran: bool = True
     state_kept: bool = True
     state_lost_before: bool = False
     exit_code: int | None = None
@@ -211,7 +213,7 @@ class Runtime(Protocol):
         timeout_s: float,
         on_output: OutputSink,
     ) -> CodeResult:
-        """Run code; Python keeps its state between calls.
+        """Run code; Python and JavaScript keep their state between calls.
 
         Args:
             context: Whose variables it sees; a new name makes a new context. None: the one that all such calls share.

@@ -199,7 +199,8 @@ class Toolset:
     def _finish(self, output: Output) -> ToolResult:
         """Redact, then budget."""
         # Half of a surrogate pair cannot be sent by any adapter.
-        text = self.redactor.text(output.text).encode("utf-8", "replace").decode()
+        redact = self.redactor.text if output.is_error else self.redactor.output
+        text = redact(output.text).encode("utf-8", "replace").decode()
         images = tuple(image for image in output.images if not self._holds_secret(image))
         if len(images) < len(output.images):
             text += "\n(An image was withheld: it contains a secret.)"
@@ -226,6 +227,10 @@ class _Context:
 
     def collect_output(self) -> ProcessOutput:
         return ProcessOutput(self.redactor, self.max_chars)
+
+    def redact_start(self, text: str) -> str:
+        # A stream gives what is certain; what it holds back may be a part of a secret.
+        return self.redactor.stream().feed(text.encode("utf-8", "surrogatepass")).decode("utf-8", "replace")
 
     def collect_page(self, *, first: int, limit: int | None) -> FilePage:
         return FilePage(self.redactor, self.max_chars, first=first, limit=limit)

@@ -22,6 +22,7 @@ class Run:
     Attributes:
         id: By which the kernel knows it: asked for again, it is answered and not run again.
         stirred: Set when there is something to do for whoever waits: it is over, or must be asked for again.
+        heard: Set when something came of it, or the connection to its kernel is a new one.
         over: Set when nothing more will come: `done` says whether the code ended, or the process did.
         begun: It has had its turn.
         asked: It may have reached the kernel.
@@ -33,6 +34,7 @@ class Run:
     def __init__(self, code: str, on_output: OutputSink) -> None:
         self.id = uuid.uuid4().hex
         self.stirred = anyio.Event()
+        self.heard = anyio.Event()
         self.over = anyio.Event()
         self.begun = False
         self.asked = False
@@ -64,6 +66,11 @@ class Run:
     def end(self) -> None:
         """Nothing more will come."""
         self.over.set()
+        self.stir()
+
+    def stir(self) -> None:
+        """Wake up who waits for it."""
+        self.heard.set()
         self.stirred.set()
 
     def take(self, arrived: OfRun) -> None:
@@ -74,6 +81,7 @@ class Run:
             self._print("stderr", b"\n[the connection broke: some of the output and results before this are lost]\n")
         self._number = arrived.number
         self.begun = True
+        self.heard.set()
         event = arrived.event
         if isinstance(event, Printed):
             self._print(event.stream, event.data)

@@ -264,19 +264,11 @@ def _outcome(kernel: Kernel, run: Run) -> CodeResult:
         timed_out = run.stopping and run.done.interrupted
         return CodeResult(results=run.results, error=run.error, timed_out=timed_out)
     if run.taken_back:
-        return CodeResult(timed_out=True, error=_BUSY)
+        return CodeResult(timed_out=True, ran=False)
     error = run.error if run.stopping else kernel.death()
     if kernel.killed and kernel.ended is None:
         error = CodeError(name="KillUnconfirmed", message="Nobody confirmed the end of the process.", traceback="")
     return CodeResult(results=run.results, error=error, timed_out=run.stopping, state_kept=False)
-
-
-_BUSY: Final = CodeError(
-    name="ContextBusy",
-    message="The context still runs code of another call, so this code did not run. Use another context, "
-    "or restart this one.",
-    traceback="",
-)
 
 
 def _tag(name: str, language: ContextLanguage) -> str:

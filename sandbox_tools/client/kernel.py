@@ -16,10 +16,10 @@ import anyio
 
 from sandbox_tools.client.coderun import Run
 from sandbox_tools.client.kernel_program import DIRECTORY, KernelProgram, KernelPrograms
-from sandbox_tools.errors import SandboxProtocolError, SandboxRequestError, SandboxResponseError
+from sandbox_tools.errors import SandboxProtocolError, SandboxRequestError, SandboxResponseError, SandboxTimeoutError
 from sandbox_tools.runtime import CodeError
 from sandbox_tools.wire.envelope import WireError
-from sandbox_tools.wire.kernel import LineDecoder, OfRun, Ready, event_from_line, interrupt_request
+from sandbox_tools.wire.kernel import LineDecoder, OfRun, event_from_line, interrupt_request
 from sandbox_tools.wire.process import Command, Ended, OutputData, ProcessEvent, SignalName
 
 OPERATION: Final = "run code"
@@ -29,6 +29,9 @@ KILL_WAIT_S: Final = 2.0
 
 RETRY_PAUSES_S: Final = (0.0, 0.1, 0.5, 1.0, 2.0, 4.0, 8.0)
 """Before each new try to reach a sandbox during a run, in seconds. Then the connection counts as lost."""
+
+ANSWER_S: Final = 5.0
+"""Time in which a run should begin, in seconds; else its connection is replaced, because it may be dead."""
 
 GONE_PAUSE_S: Final = 0.05
 """Between two looks whether a process is gone, in seconds."""
@@ -119,6 +122,7 @@ class Kernel:
         self._program = program
         self._tag = tag
         self._scope = anyio.CancelScope()
+        self._reading = anyio.CancelScope()
         self._stream: ProcessStream | None = None
         self._lines = LineDecoder()
         self._stderr = b""
@@ -158,7 +162,7 @@ class Kernel:
             failure = await self._ask(run)
             if failure is None:
                 pauses = iter(RETRY_PAUSES_S)
-                await run.stirred.wait()
+                await self._wait_for_news(run)
             elif _says_gone(failure):
                 await self._see_the_end()
                 break
@@ -267,7 +271,7 @@ class Kernel:
                 raise failure
             await self._reconnect(failure)
             if self.run is not None:
-                self.run.stirred.set()
+                self.run.stir()
 
     async def _reconnect(self, failure: SandboxRequestError) -> None:
         for pause_s in RETRY_PAUSES_S:
@@ -291,12 +295,14 @@ class Kernel:
         """Read events; return what broke the stream, or None when the process ended."""
         if self._stream is None or self.ended is not None:
             return None
-        try:
-            async for event in self._stream.events():
-                self._note(event)
-        except SandboxRequestError as exc:
-            return exc
-        return None
+        with anyio.CancelScope() as self._reading:
+            try:
+                async for event in self._stream.events():
+                    self._note(event)
+            except SandboxRequestError as exc:
+                return exc
+            return None
+        return SandboxTimeoutError(OPERATION, ANSWER_S)
 
     def _note(self, event: ProcessEvent) -> None:
         if isinstance(event, Ended):
@@ -306,9 +312,8 @@ class Kernel:
         elif isinstance(event, OutputData):
             for line in self._lines.feed(event.data):
                 said = event_from_line(line)
-                if isinstance(said, Ready):
-                    self.ready = True
-                elif isinstance(said, OfRun) and self.run is not None:
+                self.ready = self.ready or said is not None
+                if isinstance(said, OfRun) and self.run is not None:
                     self.run.take(said)
 
     async def _ask(self, run: Run) -> SandboxRequestError | None:
@@ -322,6 +327,14 @@ class Kernel:
             return exc
         run.asked = True
         return None
+
+    async def _wait_for_news(self, run: Run) -> None:
+        """Wait until a run is over or must be asked for again."""
+        with anyio.move_on_after(ANSWER_S) as patience:
+            await run.heard.wait()
+        if patience.cancelled_caught:
+            self._reading.cancel()  # the connection may have died in silence; once, because the kernel may be busy
+        await run.stirred.wait()
 
     async def _see_the_end(self) -> None:
         """Wait for the end of a process that is gone, because it says how."""

@@ -112,6 +112,10 @@ class ToolContext(Protocol):
         """Return a fresh collector for the output of one process."""
         ...
 
+    def redact_start(self, text: str) -> str:
+        """Redact a text whose end was cut off. What may be the start of a secret at the cut is left out."""
+        ...
+
     def collect_page(self, *, first: int, limit: int | None) -> CollectedPage:
         """Return a fresh collector for lines of a file, from line `first` (counted from 1), at most `limit`."""
         ...

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
+import shutil
 import threading
 import time
 import urllib.request
@@ -114,10 +116,58 @@ def test_a_server_started_with_an_ampersand_lives_on(tools: BlockingToolset) -> 
 
 
 @pytest.mark.parametrize(
-    ("language", "code"), [("bash", 'a=(1 2 3); echo "${a[2]}"'), ("javascript", "console.log([1, 2, 3].at(-1))")]
+    ("language", "program", "code"),
+    [
+        ("bash", "bash", 'a=(1 2 3); echo "${a[2]}"'),
+        ("r", "Rscript", "cat(1 + 2)"),
+        ("typescript", "tsx", "const x: number = await Promise.resolve(3); console.log(x)"),
+    ],
 )
-def test_other_languages_run_once(tools: BlockingToolset, language: str, code: str) -> None:
-    assert text_of(tools, "run_code", code=code, language=language) == "exit_code: 0\n--- stdout ---\n3"
+def test_other_languages_run_once(tools: BlockingToolset, language: str, program: str, code: str) -> None:
+    if shutil.which(program):
+        text = text_of(tools, "run_code", code=code, language=language)
+        assert text.startswith("exit_code: 0\n--- stdout ---\n3")
+    else:
+        text = text_of(tools, "run_code", code=code, language=language, is_error=True)
+        assert f"This sandbox cannot run {language} code: that needs" in text
+        assert "Use another language (python, bash, javascript)" in text
+
+
+@pytest.mark.skipif(shutil.which("node") is None and not os.environ.get("CI"), reason="Node.js is not installed")
+def test_javascript_keeps_its_variables(tools: BlockingToolset) -> None:
+    def run(code: str, **arguments: Any) -> str:
+        return text_of(tools, "run_code", code=code, language="javascript", **arguments)
+
+    assert run("const x = await Promise.resolve(20); console.log('hi'); x") == (
+        "--- stdout ---\nhi\n--- result ---\n20"
+    )
+    assert run("const x = 21; while (true);", timeout_s=1).startswith(
+        "timed out after 1 s: the code was interrupted. Variables are kept."
+    )
+    assert run("x + 1") == "--- result ---\n22"
+    assert run("x.y.z").endswith(
+        "--- error ---\nTypeError: Cannot read properties of undefined (reading 'z')\n    at cell-4:1:5"
+    )
+    assert run("process.kill(process.pid, 9)").endswith(
+        "(The JavaScript process ended: its variables are lost, files are kept. The next call starts anew.)"
+    )
+    assert "x is not defined" in run("x")
+
+
+def test_contexts_have_variables_of_their_own_and_can_be_restarted(tools: BlockingToolset) -> None:
+    def run(code: str, **arguments: Any) -> str:
+        return text_of(tools, "run_code", code=code, **arguments)
+
+    run("x = 1")
+    run("x = 2", context="other")
+    assert run("x") == "--- result ---\n1"
+    assert run("x", context="other") == "--- result ---\n2"
+    assert run("", context="other", restart=True) == "(The context was restarted.)\n(no output)"
+    assert run("'x' in globals()", context="other") == "--- result ---\nFalse"
+    assert run("x", restart=False) == "--- result ---\n1"
+    failed = {"code": "1", "context": "a/b", "is_error": True}
+    assert "1 to 64 letters" in text_of(tools, "run_code", **failed)
+    assert "bash has no contexts" in text_of(tools, "run_code", **{**failed, "language": "bash"})
 
 
 def test_a_figure_is_an_image(tools: BlockingToolset) -> None:
@@ -159,7 +209,12 @@ BAD: list[tuple[str, dict[str, Any], bool, str]] = [
     ("run_code", {"code": "import sys; sys.exit(3)"}, False, "SystemExit: 3"),
     ("run_code", {"code": "input()"}, False, "EOFError"),
     ("run_code", {"code": "import os; os._exit(3)"}, False, "its variables are lost"),
-    ("run_code", {"code": "1", "language": "perl"}, True, "should be 'python', 'bash' or 'javascript'"),
+    (
+        "run_code",
+        {"code": "1", "language": "perl"},
+        True,
+        "should be 'python', 'javascript', 'typescript', 'bash', 'r' or 'java'",
+    ),
     ("read_file", {"path": "/root/workspace/missing"}, True, "does not exist. See what is there with list_files"),
     ("read_file", {"path": "/root/workspace"}, True, "is a directory. List it with list_files"),
     ("read_file", {"path": "/root/workspace\0"}, True, "must not contain a NUL"),

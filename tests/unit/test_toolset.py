@@ -59,7 +59,11 @@ async def text_of(runtime: FakeRuntime, tool: str, arguments: dict[str, Any], *,
         ("process", {"action": "wait"}, "pid is required for wait. See the processes with action=list."),
         ("process", {"action": "wait", "pid": 7}, "There is no process 7. See the processes with action=list."),
         ("run_code", {"code": ""}, "code is empty."),
-        ("run_code", {"code": "1", "language": "cobol"}, "language: input should be 'python', 'bash' or 'javascript'"),
+        (
+            "run_code",
+            {"code": "1", "language": "cobol"},
+            "language: input should be 'python', 'javascript', 'typescript', 'bash', 'r' or 'java'",
+        ),
         (
             "exec",
             {"command": "x" * 131_072},
@@ -135,6 +139,11 @@ async def test_a_timeout_is_told_with_its_outcome_and_the_partial_output(outcome
     assert text.endswith("--- stdout ---\npart")
 
 
+def shown(plain: str, **forms: str) -> CodeResult:
+    text = {"text/plain": plain, **{f"text/{form}": content for form, content in forms.items()}}
+    return CodeResult(results=(RichResult(text=text),))
+
+
 @pytest.mark.parametrize(
     ("result", "text"),
     [
@@ -150,16 +159,36 @@ async def test_a_timeout_is_told_with_its_outcome_and_the_partial_output(outcome
         (CodeResult(timed_out=True), "timed out after 45 s: the code was interrupted. Variables are kept."),
         (CodeResult(timed_out=True, state_kept=False), "It had to be killed: its variables are lost."),
         (CodeResult(state_lost_before=True), "its variables were lost, files are kept"),
+        (CodeResult(timed_out=True, ran=False), "The code did not run: within 45 s its context"),
+        (shown("<pkg.Page object at 0x7f00>", html="<b>x</b>"), "--- result ---\n<b>x</b>"),
+        (shown("<Page object>", html="<b>x</b>", latex="$x$"), "--- result ---\n$x$"),
+        (shown("   a\n0  1", html="<table></table>"), "--- result ---\n   a\n0  1"),
+        (shown("<Response [200]>", html="<b>x</b>"), "--- result ---\n<Response [200]>"),
     ],
 )
 async def test_how_code_ended_is_not_an_error_of_the_tool(result: CodeResult, text: str) -> None:
     assert text in await text_of(FakeRuntime(code_result=result), "run_code", {"code": "x"})
 
 
+async def test_a_secret_that_the_kernel_halved_is_not_shown() -> None:
+    token = secrets.token_urlsafe(64)
+    for cut in (4, 8, 15, 40):
+        halved = f"{'word ' * 500}{token[:cut]}\n[5 more characters not shown]"
+        result = CodeResult(
+            results=(RichResult(text={"text/plain": f"{halved}\n[text/html not shown: 9 characters]"}),),
+            error=CodeError(name="E", message="", traceback=halved),
+        )
+        toolset = fake_toolset(FakeRuntime(code_result=result), secrets={"TOKEN": token})
+        text = (await toolset.call("run_code", {"code": "x"})).text
+        assert token[:cut] not in text
+        assert text.count("word ") >= 900
+        assert text.count("[5 more characters not shown]") == 2
+
+
 async def test_figures_are_images_and_images_with_a_secret_are_withheld() -> None:
     token = secrets.token_urlsafe(32)
     results = (
-        RichResult(text={"text/plain": "<Figure>"}, images={"image/png": PNG}),
+        RichResult(text={"text/plain": "<Figure>"}, images={"image/jpeg": b"the same", "image/png": PNG}),
         RichResult(images={"image/png": PNG + token.encode()}),
     )
     toolset = fake_toolset(FakeRuntime(code_result=CodeResult(results=results)), secrets={"TOKEN": token})
@@ -172,8 +201,8 @@ async def test_one_shot_languages_answer_like_commands_and_a_missing_program_nam
     runtime = FakeRuntime(stdout=b"hi", code_result=CodeResult(exit_code=0, state_kept=False))
     assert await text_of(runtime, "run_code", {"code": "x", "language": "bash"}) == "exit_code: 0\n--- stdout ---\nhi"
     runtime = FakeRuntime(code_result=CodeResult(exit_code=127, state_kept=False))
-    text = await text_of(runtime, "run_code", {"code": "x", "language": "javascript"}, is_error=True)
-    assert text.startswith("This sandbox has no node")
+    text = await text_of(runtime, "run_code", {"code": "x", "language": "r"}, is_error=True)
+    assert text.startswith("This sandbox cannot run r code: that needs Rscript. Use another language (python, bash")
     assert "python, bash" in text
 
 
