@@ -32,21 +32,16 @@ _MAYBE: Final = re.compile(
 )
 
 
-def is_plain(data: bytes) -> bool:
-    """Whether the folded view is certainly the text itself."""
-    return data.isascii() and _ESCAPE not in data
+def views(data: bytes) -> set[bytes]:
+    """Return the text, its folded view, and that view without what may become a terminal code with what follows."""
+    return (
+        {data} if data.isascii() and _ESCAPE not in data else {data, folded(data), folded(_OPEN_CODE.sub(_blank, data))}
+    )
 
 
-def folded(data: bytes, *, is_open: bool = False) -> bytes:
-    """Return the folded view.
-
-    Args:
-        data: The text.
-        is_open: Blank what may become a terminal code with what follows, too.
-    """
-    if _ESCAPE in data:
-        data = _CODE.sub(_blank, data)
-        data = _OPEN_CODE.sub(_blank, data) if is_open else data
+def folded(data: bytes) -> bytes:
+    """Return the folded view."""
+    data = _CODE.sub(_blank, data) if _ESCAPE in data else data
     return data if data.isascii() else _MAYBE.sub(_as_ascii, data)
 
 

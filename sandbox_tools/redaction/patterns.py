@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
-from sandbox_tools.redaction.folded import folded, is_plain, size_with_code
+from sandbox_tools.redaction.folded import size_with_code, views
 from sandbox_tools.redaction.forms import forms_of
 from sandbox_tools.redaction.matcher import Match, Matcher
 from sandbox_tools.redaction.secret import Opaque
@@ -14,7 +14,6 @@ from sandbox_tools.redaction.squeezed import Places, size_of_last, squeeze
 SPREAD_BYTES: Final = 1024
 """How far the characters of one squeezed match may be spread; bounds what a stream must hold back."""
 
-_RECENT_BYTES: Final = 64
 _WORD: Final = 8
 
 
@@ -51,19 +50,26 @@ class Patterns(Opaque):
 
     def find(self, data: bytes) -> list[Match]:
         """Return every match in `data`, the earliest first and of those the longest first."""
-        return sorted(self._long.find(data) + self._short.find(data) + self._find_squeezed(data))
+        return self.scan(data)[0]
 
-    def pending(self, data: bytes) -> int:
-        """Return a size: no match that begins before the last so many bytes of `data` can end after them."""
-        size = max(self._long.pending(data), self._short.pending(data), self._pending_squeezed(data))
-        return size_with_code(data, size) if size else 0
+    def scan(self, data: bytes) -> tuple[list[Match], int]:
+        """Return every match in `data`, sorted as by `find`, and a size: no match that begins before the last so many
+        bytes of `data` can end after them.
+        """
+        matches = self._long.find(data) + self._short.find(data)
+        pending = max(self._long.pending(data), self._short.pending(data))
+        if self._squeezed.longest or self._squeezed_short.longest:
+            for view in views(data):
+                found, size = self._scan_squeezed(view)
+                matches += found
+                pending = max(pending, size)
+        return sorted(matches), size_with_code(data, pending) if pending else 0
 
     def could_tell(self, data: bytes) -> bool:
         """Tell whether `data`, which is pending, may be 8 characters of a value, or more."""
         if max(self._long.pending(data), self._short.pending(data)) >= _WORD:
             return True
-        views = (data, folded(data), folded(data, is_open=True))
-        return any(len(squeeze(view)) >= _WORD for view in views)
+        return any(len(squeeze(view)) >= _WORD for view in views(data))
 
     @property
     def longest_match(self) -> int:
@@ -97,38 +103,11 @@ class Patterns(Opaque):
         elif len(form) >= self._squeezed_short.anchor_size:
             self._squeezed_short.add(form, name)
 
-    def _find_squeezed(self, data: bytes) -> list[Match]:
-        if not self._squeezed.longest and not self._squeezed_short.longest:
-            return []
-        views = {data} if is_plain(data) else {data, folded(data)}
-        return [match for view in views for match in self._find_in_view(view)]
-
-    def _find_in_view(self, view: bytes) -> list[Match]:
+    def _scan_squeezed(self, view: bytes) -> tuple[list[Match], int]:
         squeezed = squeeze(view)
         matches = self._squeezed.find(squeezed) + self._squeezed_short.find(squeezed)
-        if not matches:
-            return []
-        places = Places(view)
-        return [match for match in map(places.of, matches) if -match[1] <= SPREAD_BYTES]
-
-    def _pending_squeezed(self, data: bytes) -> int:
-        if not self._squeezed.longest and not self._squeezed_short.longest:
-            return 0
-        recent = data[-SPREAD_BYTES:]
-        if is_plain(recent):
-            return self._pending_in_view(recent)
-        views = (recent, folded(recent), folded(recent, is_open=True))
-        return max(map(self._pending_in_view, views))
-
-    def _pending_in_view(self, view: bytes) -> int:
-        recent = view[-_RECENT_BYTES:]  # nearly always enough to see where what is pending begins
-        pending, all_of_it = self._pending_in(recent)
-        if all_of_it:
-            recent = view
-            pending, _ = self._pending_in(recent)
-        return size_of_last(pending, recent)
-
-    def _pending_in(self, data: bytes) -> tuple[int, bool]:
-        squeezed = squeeze(data)
         pending = max(self._squeezed.pending(squeezed), self._squeezed_short.pending(squeezed))
-        return pending, pending == len(squeezed)
+        if matches:
+            places = Places(view)
+            matches = [match for match in map(places.of, matches) if -match[1] <= SPREAD_BYTES]
+        return matches, min(size_of_last(pending, view), SPREAD_BYTES)

@@ -183,8 +183,8 @@ class StreamRedactor(Opaque):
         for at in range(0, max(len(data), 1), _PIECE_BYTES):
             seen = self._held + data[at : at + _PIECE_BYTES]
             is_last = final and at + _PIECE_BYTES >= len(data)
-            limit = len(seen) if is_last else len(seen) - patterns.pending(seen)
-            matches = patterns.find(seen)
+            matches, pending = patterns.scan(seen)
+            limit = len(seen) if is_last else len(seen) - pending
             self._budget.check_time()
             self._emit(seen, matches, limit, out)
 

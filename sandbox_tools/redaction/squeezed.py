@@ -24,8 +24,11 @@ def squeeze(data: bytes) -> bytes:
 
 def size_of_last(count: int, data: bytes) -> int:
     """Return how many bytes at the end of `data` the last `count` bytes of its squeezed view come from."""
-    kept = tuple(compress(range(len(data)), data.translate(_IS_KEPT)))
-    return len(data) - kept[-count] if count else 0
+    flags = data.translate(_IS_KEPT)
+    at = len(data)
+    for _ in range(count):
+        at = flags.rfind(1, 0, at)
+    return len(data) - at
 
 
 class Places:
