@@ -73,9 +73,10 @@ class RemoteRuntime:
         return self._sandbox_id
 
     @property
-    def access_token(self) -> Secret:
-        """The token in use now."""
-        return self._transport.access.access_token
+    def tokens(self) -> tuple[Secret, ...]:
+        """The tokens in use now."""
+        access = self._transport.access
+        return tuple(token for token in (access.access_token, access.traffic_token) if token is not None)
 
     async def exec(
         self,

@@ -256,8 +256,9 @@ class Sandboxes:
             if access.resumed:
                 self._on_notice(f"Sandbox {sandbox_id} was paused and is resumed.")
             held = self._held.get(sandbox_id)
-            if held is not None and held.runtime.access_token is not access.access_token:
-                self._source.registry.retire(held.runtime.access_token)
+            for token in held.runtime.tokens if held is not None else ():
+                if token not in (access.access_token, access.traffic_token):
+                    self._source.registry.retire(token)
             return access
         return None
 
@@ -303,7 +304,8 @@ class Sandboxes:
 
     async def _let_go(self, held: Held) -> None:
         await held.aclose()
-        self._source.registry.retire(held.runtime.access_token)
+        for token in held.runtime.tokens:
+            self._source.registry.retire(token)
 
 
 async def _create_or_find(control: ControlPlane, new: NewSandbox) -> tuple[SandboxInfo, RuntimeAccess]:
