@@ -11,11 +11,11 @@ import pytest
 
 from sandbox_tools.client.control import ControlPlane, RuntimeAccess
 from sandbox_tools.client.runtime import RemoteRuntime
-from sandbox_tools.errors import ProcessLostError
+from sandbox_tools.errors import ProcessLostError, SandboxResponseError
 from sandbox_tools.redaction import Registry
 from sandbox_tools.wire.control import NewSandbox
 from sandbox_tools.wire.envelope import END_STREAM, encode_frame, encode_json_frame
-from sandbox_tools.wire.process import OutputData, Started, event_to_json
+from sandbox_tools.wire.process import Command, Ended, OutputData, Started, TerminalSize, event_to_json
 from tests.contract.hostile import hostile_server, json_answer, stream_answer
 from tests.contract.plain_runtime import plain_runtime
 from tests.contract.proxy import CuttingProxy, cutting_proxy
@@ -238,3 +238,78 @@ async def test_a_process_that_ended_while_nobody_was_connected_is_asked_for_by_i
         seen = Seen()
         ended = await runtime.exec("true", timeout_s=8, on_output=seen)
     assert (ended.exit_code, seen.out, ended.missing_bytes) == (5, b"hello\nrest", 0)
+
+
+async def test_a_terminal_and_every_way_to_write(local_server: LocalServer) -> None:
+    async with local_access(local_server) as access, runtime_with(access) as runtime:
+        terminal = await runtime.start(Command(cmd="/bin/sh", stdin=True, tag="shell", pty=TerminalSize(80, 24)))
+        await terminal.resize(TerminalSize(101, 41))
+        await terminal.send_input(b"stty size; exit 6\n")
+        with anyio.fail_after(15):
+            events = [event async for event in terminal.events()]
+        assert b"41 101" in b"".join(event.data for event in events if isinstance(event, OutputData))
+        assert {event.stream for event in events if isinstance(event, OutputData)} == {"pty"}
+        assert events[-1] == Ended(6, True, "exit status 6")
+
+        process = await runtime.start(Command(cmd="cat", args=("-",), cwd="/tmp", stdin=True, tag="cat"))
+        (listed,) = [found for found in await runtime.processes.list() if found.tag == "cat"]
+        assert (listed.pid, listed.cmd, listed.args, listed.cwd) == (process.pid, "cat", ("-",), "/tmp")
+        assert "SANDBOX_TOOLS_CALL" not in repr(listed)
+        later = await runtime.connect("cat")
+        assert (later.pid, later.cmd_id) == (process.pid, process.cmd_id)
+        await process.stream_input(pieces(b"one ", b"", b"two "))
+        await runtime.processes.send_input("cat", b"three")
+        await runtime.processes.close_stdin(process.pid)
+        with anyio.fail_after(15):
+            for stream in (process, later):
+                events = [event async for event in stream.events()]
+                assert b"".join(event.data for event in events if isinstance(event, OutputData)) == b"one two three"
+                assert events[-1] == Ended(0, True, "exit status 0")
+        assert process.cmd_id is not None
+        assert (await runtime.processes.result(process.cmd_id)).stdout == "one two three"
+        with pytest.raises(SandboxResponseError) as caught:
+            await runtime.processes.send_signal("cat", "SIGNAL_SIGTERM")
+        assert caught.value.reason == "process_not_found"
+
+
+async def test_a_process_of_another_client_is_listed_followed_and_killed_with_its_tree(
+    local_server: LocalServer,
+) -> None:
+    async with local_access(local_server) as access:
+        async with runtime_with(access) as first:
+            command = "setsid sleep 54321 & echo begun; until [ -e go ]; do sleep 0.01; done; echo gone on; wait"
+            seen = Seen()
+            pid = (await first.start_command(command, on_output=seen)).pid
+            await seen.until(b"begun")
+        async with runtime_with(access) as second:  # the first client is gone, its command is not
+            assert [(found.pid, found.command) for found in await second.list_processes()] == [(pid, command)]
+            seen = Seen()
+            process = await second.attach(pid, on_output=seen)
+            assert process is not None
+            await second.write_file("go", b"")
+            await seen.until(b"gone on")
+            assert await process.kill() == "killed"
+            left = Seen()
+            await second.exec("grep -ls '5432[1]' /proc/[0-9]*/cmdline", timeout_s=15, on_output=left)
+            assert left.out == b""
+            assert await second.list_processes() == ()
+            assert await second.attach(pid + 1000, on_output=seen) is None
+
+
+async def test_a_command_that_takes_every_process_of_the_sandbox_is_killed(local_server: LocalServer) -> None:
+    async with local_access(local_server) as access, runtime_with(access) as runtime:
+        seen = Seen()
+        bomb = (
+            "import os, time\nwhile True:\n try: os.fork() or time.sleep(1000)\n"
+            " except OSError: print('full', flush=True); time.sleep(1000)"
+        )
+        process = await runtime.start_command(f"trap '' TERM; python3 -c \"{bomb}\"", on_output=seen)
+        await seen.until(b"full")
+        assert await process.kill() == "killed"
+        await runtime.exec("echo free", timeout_s=15, on_output=seen)
+        assert seen.out.endswith(b"free\n")
+
+
+async def pieces(*data: bytes) -> AsyncIterator[bytes]:
+    for piece in data:
+        yield piece

@@ -24,7 +24,13 @@ from sandbox_tools.wire.process import (
     start_request_from_json,
     start_request_json,
 )
-from sandbox_tools.wire.process_calls import exit_code_from_result
+from sandbox_tools.wire.process_calls import (
+    Finished,
+    ListedProcess,
+    exit_code_from_result,
+    finished_from_json,
+    processes_from_json,
+)
 
 texts = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=20)
 names = st.text(st.characters(exclude_characters="\0=", exclude_categories=["Cs"]), min_size=1, max_size=10)
@@ -158,3 +164,26 @@ def test_a_result_has_its_exit_code_under_either_name(message: dict[str, Any], c
 
 def test_environments_are_not_in_the_repr_of_a_command() -> None:
     assert "hidden-value" not in repr(Command(cmd="sh", envs={"TOKEN": "hidden-value"}))
+
+
+@pytest.mark.parametrize("message", [{}, {"processes": None}, {"processes": []}])
+def test_no_list_of_processes_is_an_empty_one(message: dict[str, Any]) -> None:
+    assert processes_from_json(message) == ()
+
+
+def test_a_listed_process_has_no_environment_and_what_is_not_text_is_left_out() -> None:
+    config = {"cmd": "sh", "args": ["-c", 5, "ls"], "envs": {"KEY": "value-of-a-secret"}, "cwd": None}
+    (listed,) = processes_from_json({"processes": [{"pid": "7", "config": config, "tag": "", "cmdId": "cmd-1"}]})
+    assert listed == ListedProcess(pid=7, cmd="sh", args=("-c", "ls"), cmd_id="cmd-1")
+    assert "ls" not in repr(listed)
+
+
+@pytest.mark.parametrize("processes", [{}, "x", [5], [{"config": {}}], [{"pid": "x"}], [{"pid": 1}] * 10_001])
+def test_a_list_of_processes_that_is_none_is_refused(processes: object) -> None:
+    with pytest.raises(WireError):
+        processes_from_json({"processes": processes})
+
+
+def test_a_result_may_say_little() -> None:
+    assert finished_from_json({"stdout": None, "stderr": 5}) == Finished(exit_code=0)
+    assert finished_from_json({"exitCode": 3, "stdout": "out"}) == Finished(exit_code=3, stdout="out")
