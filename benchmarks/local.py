@@ -1,7 +1,7 @@
 """The local sandbox service: what each operation costs beside its floor, and how that grows with their number.
 
-The floors are measured in the same run: a bare fork and exec on the host, bwrap where it is installed, and plain HTTP
-to a server on the host's own loopback.
+The floors are measured in the same run: a bare fork and exec on the host, other sandboxes that are on PATH, and plain
+HTTP to a server on the host's own loopback.
 """
 
 from __future__ import annotations
@@ -17,11 +17,34 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import httpx
+
+_BWRAP = [
+    "--unshare-all",
+    "--ro-bind",
+    "/usr",
+    "/usr",
+    "--symlink",
+    "usr/lib64",
+    "/lib64",
+    "--symlink",
+    "usr/lib",
+    "/lib",
+]
+PEERS: dict[str, list[str]] = {
+    "unshare": ["-Urmpfn", "--mount-proc", "/bin/true"],
+    "bwrap": [*_BWRAP, "--symlink", "usr/lib", "/lib", "--proc", "/proc", "--dev", "/dev", "/usr/bin/true"],
+    "nsjail": ["-Mo", "-Q", "--chroot", "/", "--", "/bin/true"],
+    "firejail": ["--quiet", "--noprofile", "--net=none", "/bin/true"],
+    "srt": ["true"],
+    "docker": ["run", "--rm", "--network=none", "debian:stable-slim", "true"],
+}
+"""Programs that make a sandbox, run `true` in it, and end it: what a create, a command and a delete do here."""
 
 KEY = "key-of-the-local-benchmark"
 
@@ -121,11 +144,21 @@ def floors() -> list[float]:
     print("Floors on the host")
     bare = timed(50, lambda: subprocess.run(["/bin/true"], check=True))
     show("fork and exec true", bare)
-    if bwrap := shutil.which("bwrap"):
-        command = [bwrap, "--unshare-all", "--ro-bind", "/usr", "/usr", "--symlink", "usr/lib64", "/lib64"]
-        command += ["--symlink", "usr/lib", "/lib", "--proc", "/proc", "--dev", "/dev", "/usr/bin/true"]
-        show("bwrap true", timed(50, lambda: subprocess.run(command, check=True)), bare)
     return bare
+
+
+def peers(bare: list[float]) -> None:
+    print("Other sandboxes: start, true, end")
+    for name, arguments in PEERS.items():
+        program = shutil.which(name)
+        if program is None:
+            print(f"  {name:<46} not installed")
+            continue
+        quiet = partial(subprocess.run, [program, *arguments], check=True, capture_output=True, timeout=60)
+        try:
+            show(name, timed(10, quiet), bare)
+        except (subprocess.SubprocessError, OSError):
+            print(f"  {name:<46} does not work here")
 
 
 def operations(box: Sandbox, bare: list[float], loopback: list[float], count: int) -> None:
@@ -163,7 +196,7 @@ def host_loopback() -> list[float]:
     return samples
 
 
-def life(running: Service, count: int) -> None:
+def life(running: Service, count: int, floor: list[float]) -> None:
     """Create, first command, delete, one after the other."""
     created, ready, deleted = [], [], []
     for _ in range(count):
@@ -177,7 +210,7 @@ def life(running: Service, count: int) -> None:
         deleted.append((time.perf_counter() - began) * 1000)
         time.sleep(0.15)  # the time of a person or a model: the pool fills again
     show("create", created)
-    show("create -> first command done", ready)
+    show("create -> first command done", ready, floor)
     show("delete", deleted)
 
 
@@ -223,11 +256,10 @@ def _is_alive(pid: int) -> bool:
 def main() -> None:
     """Print every figure."""
     bare = floors()
+    peers(bare)
     loopback = host_loopback()
     with service() as running:
         running.create().delete()  # the self-test
-        print("One sandbox after the other")
-        life(running, 20)
         boxes: list[Sandbox] = []
         before = 0
         for number in (1, 10, 50):
@@ -240,6 +272,7 @@ def main() -> None:
             box.start_server()
             operations(box, bare, loopback, 60)
             box.delete()
+            life(running, 15, bare)
             if number == 1:
                 before = pss_kb(descendants(running.process.pid))
         idle = pss_kb(descendants(running.process.pid)) - before
