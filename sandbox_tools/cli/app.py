@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from sandbox_tools.cli.sandbox import Form
 from sandbox_tools.cli.sandbox import app as sandbox_app
 
 app = typer.Typer(
@@ -117,11 +118,13 @@ def call(
 
 
 @app.command()
-def doctor() -> None:
+def doctor(
+    output: Annotated[Form, typer.Option("--output", "-o", help="How to print the report.")] = Form.table,
+) -> None:
     """Say where tools would run, and whether this machine can isolate a local sandbox."""
     from sandbox_tools.cli.doctor import run_doctor  # noqa: PLC0415 - heavy, only for this command
 
-    raise typer.Exit(run_doctor())
+    raise typer.Exit(run_doctor(as_json=output is Form.json))
 
 
 @app.command()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -130,6 +131,16 @@ def test_doctor_says_what_this_machine_can_isolate() -> None:
     assert "hard limits      processes, open_files" in done.stdout
     assert re.search(r"soft limits +(memory, )?cpu, disk", done.stdout)
     assert "Ready." in done.stdout
+
+
+def test_doctor_says_it_to_a_program_too() -> None:
+    done = run("doctor", "--output", "json")
+    told = json.loads(done.stdout)
+    assert (done.returncode, told["ready"], told["problem"]) == (0, True, "")
+    isolation = told["isolation"]
+    assert (isolation["level"], isolation["launcher"], isolation["weakerWorks"]) == ("namespaces", "native", False)
+    assert "processes" in isolation["hardLimits"]
+    assert told["where"].startswith("the local sandbox")
 
 
 def test_doctor_fails_on_settings_that_cannot_work() -> None:
