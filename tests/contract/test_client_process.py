@@ -113,17 +113,20 @@ TREES = {
 
 @pytest.mark.parametrize("kind", ["local", "plain"])
 async def test_a_killed_command_leaves_nothing_whatever_its_children_did(local_server: LocalServer, kind: str) -> None:
-    async with runtime_of(kind, local_server) as runtime:
-        for number, (name, tree) in enumerate(TREES.items()):
-            length = f"9{secrets.randbelow(10**6)}.{number}"
-            seen = Seen()
-            process = await runtime.start_command(tree.format(sleep=f"sleep {length}"), on_output=seen)
-            await seen.until(b"up")
-            assert await process.kill() == "killed", name
-            left = Seen()
-            look = f"grep -ls '{length.replace('.', '[.]')}' /proc/[0-9]*/cmdline"
-            await runtime.exec(look, timeout_s=20, on_output=left)
-            assert left.out == b"", name
+    async def check(name: str, tree: str) -> None:
+        length = f"9{secrets.randbelow(10**6)}.5"
+        seen = Seen()
+        process = await runtime.start_command(tree.format(sleep=f"sleep {length}"), on_output=seen)
+        await seen.until(b"up")
+        assert await process.kill() == "killed", name
+        left = Seen()
+        look = f"grep -ls '{length.replace('.', '[.]')}' /proc/[0-9]*/cmdline"
+        await runtime.exec(look, timeout_s=20, on_output=left)
+        assert left.out == b"", name
+
+    async with runtime_of(kind, local_server) as runtime, anyio.create_task_group() as tasks:
+        for name, tree in TREES.items():
+            tasks.start_soon(check, name, tree)
 
 
 async def test_a_hot_call_is_one_request_on_the_connection_that_is_there(local_server: LocalServer) -> None:
