@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from typing import Final
 
 WITHHELD: Final = "[WITHHELD: redaction failed]"
@@ -14,10 +15,17 @@ def placeholder(name: str) -> str:
     return f"[REDACTED:{name}]"
 
 
-def find_mark(text: str) -> str | None:
-    """Return the first mark in a text, which then has something else in it than what it was made from."""
-    found = _MARK.search(text)
-    return found and found.group()
+def find_mark(text: str, names: Collection[str] | None = None) -> str | None:
+    """Return the first mark in a text, which then has something else in it than what it was made from.
+
+    Args:
+        names: Only placeholders of these names, and of tokens that nobody registered, count; None: all do.
+    """
+    return next((mark[0] for mark in _MARK.finditer(text) if names is None or _is_of(mark[1], names)), None)
 
 
-_MARK: Final = re.compile(rf"\[REDACTED:[A-Za-z0-9_-]{{1,32}}\]|{re.escape(WITHHELD)}", re.ASCII)
+def _is_of(name: str | None, names: Collection[str]) -> bool:
+    return name is None or name in names or name.startswith("unknown-")
+
+
+_MARK: Final = re.compile(rf"\[REDACTED:([A-Za-z0-9_-]{{1,32}})\]|{re.escape(WITHHELD)}", re.ASCII)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from sandbox_tools.redaction.budget import Budget
-from sandbox_tools.redaction.marks import WITHHELD, placeholder
+from sandbox_tools.redaction.marks import WITHHELD, find_mark, placeholder
 from sandbox_tools.redaction.matcher import Match
 from sandbox_tools.redaction.registry import MIN_CHARS, Registry
 from sandbox_tools.redaction.secret import Opaque
@@ -71,6 +71,10 @@ class Redactor(Opaque):
         except Exception:  # noqa: BLE001 - whatever went wrong, the original must not go on
             self._registry.tally.count_withheld()
             return WITHHELD
+
+    def find_placeholder(self, text: str) -> str | None:
+        """Return the first mark in a text that a redactor of this registry may have written; None: there is none."""
+        return find_mark(text) and find_mark(text, self._registry.names())
 
     def counts(self) -> Counts:
         """Return how often something was redacted with this registry, by this and by every other redactor of it."""

@@ -83,6 +83,11 @@ class Registry(Opaque):
             if len(self._retired) > MAX_RETIRED:
                 self._forget(tuple(self._retired)[: MAX_RETIRED // 2])
 
+    def names(self) -> frozenset[str]:
+        """Return the names of all values, of the retired ones too."""
+        with self._lock:
+            return frozenset(secret.name for secret in self._parts)
+
     def patterns(self) -> Patterns:
         """Return what to look for now."""
         return self._snapshot

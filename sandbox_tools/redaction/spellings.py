@@ -71,9 +71,9 @@ def _as_numbers(text: str) -> Iterator[bytes]:
 
 def _base32_forms(raw: bytes) -> Iterator[bytes]:
     for form in _aligned(raw, base64.b32encode, bits=5, unit=5):
-        for alphabet in (form, form.translate(_BASE32_HEX)):
-            yield alphabet
-            yield alphabet.lower()
+        yield form
+        yield form.lower()
+        yield form.translate(_BASE32_HEX)
 
 
 def _base85_forms(raw: bytes) -> Iterator[bytes]:
@@ -86,9 +86,9 @@ def _base85_forms(raw: bytes) -> Iterator[bytes]:
 
 def _twice(raw: bytes) -> Iterator[bytes]:
     """Yield base64 of base64 and of hexadecimal, and hexadecimal of base64."""
-    for inner in base64_forms(raw):
+    for inner in _in_base64(raw):
         yield from _in_base64(inner)
-        yield from hex_forms(inner)
+        yield inner.hex().encode()
     for inner in hex_forms(raw):
         yield from _in_base64(inner)
 
