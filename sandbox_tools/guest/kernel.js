@@ -18,6 +18,7 @@ const inspector = require("node:inspector");
 const module_ = require("node:module");
 const net = require("node:net");
 const path = require("node:path");
+const url = require("node:url");
 const util = require("node:util");
 const vm = require("node:vm");
 const { Worker, isMainThread, parentPort, workerData } = require("node:worker_threads");
@@ -159,12 +160,14 @@ function setUpGlobals(display) {
   process.emitWarning = (warning, ...rest) => {
     if (!String(warning).includes("USE_MAIN_CONTEXT_DEFAULT_LOADER")) warn.call(process, warning, ...rest);
   };
-  const script = new vm.Script("(from, options) => import(from, options)", {
+  const require = module_.createRequire(here);
+  const resolved = (from) => (path.isAbsolute(from) || /^\.\.?\//.test(from) ? url.pathToFileURL(require.resolve(from)).href : from);
+  const script = new vm.Script("(from) => import(from)", {
     filename: here,
-    importModuleDynamically: (vm.constants || {}).USE_MAIN_CONTEXT_DEFAULT_LOADER || ((from) => import(from)),
+    // Node.js before 20.12 finds installed modules only through `require`.
+    importModuleDynamically: (vm.constants || {}).USE_MAIN_CONTEXT_DEFAULT_LOADER || ((from) => import(resolved(from))),
   });
   const load = script.runInThisContext();
-  const require = module_.createRequire(here);
   const hidden = { display, require, module: { exports: {} }, exports: {}, __import: load };
   hidden.__filename = here;
   hidden.__dirname = path.dirname(here);

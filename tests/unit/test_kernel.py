@@ -73,7 +73,8 @@ class KernelProcess:
 
     def __init__(self, python: str, cwd: Path, *arguments: Path) -> None:
         pipe = subprocess.PIPE
-        self.process = subprocess.Popen([python, "-u", KERNEL, *arguments], stdin=pipe, stdout=pipe, stderr=pipe, cwd=cwd)
+        command = [python, "-u", KERNEL, *arguments]
+        self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, cwd=cwd)
         self._events: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
         self._reader = threading.Thread(target=self._read)
         self._reader.start()

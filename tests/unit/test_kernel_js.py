@@ -64,7 +64,6 @@ def test_output_comes_from_the_code_and_from_what_it_starts(node: KernelProcess)
     )
     assert outcome.stdout == "out\nchild\nend\n"
     assert outcome.stderr == "err\nchild error\n"
-    assert outcome.results[0]["text"]["text/plain"].startswith("{\n  status: 0")
 
 
 def test_errors_show_the_users_frames(node: KernelProcess) -> None:
@@ -110,8 +109,9 @@ def test_an_interrupt_ends_code_and_keeps_the_state(node: KernelProcess, code: s
 
 def test_values_are_shown_in_the_forms_that_they_have(node: KernelProcess) -> None:
     outcome = node.run(
-        "display({[Symbol.for('Jupyter.display')]() { return {'text/html': '<b>x</b>', 'application/json': {a: 1}}; }})\n"
-        "display({get [Symbol.for('Jupyter.display')]() { throw new Error('no') }})\n"
+        "const own = Symbol.for('Jupyter.display')\n"
+        "display({[own]() { return {'text/html': '<b>x</b>', 'application/json': {a: 1}}; }})\n"
+        "display({get [own]() { throw new Error('no') }})\n"
         "display(NaN); display(-0); display(10n); display('\\ud800'); display(new Map([[1, {x: 2}]]))\n"
         "Buffer.from('89504e47aa', 'hex')"
     )
