@@ -441,3 +441,18 @@ async def test_a_process_of_another_sandbox_or_of_a_forgotten_call_is_not_found(
     runtime.processes.clear()
     result = await toolset.call("process", {"action": "output", "pid": 101})
     assert result.is_error
+
+
+async def test_giving_up_a_wait_for_a_process_does_not_end_it_and_giving_up_its_command_does() -> None:
+    runtime = FakeRuntime(hangs=True)
+    toolset = fake_toolset(runtime)
+    with anyio.move_on_after(0.01):
+        await toolset.call("exec", {"command": "serve"})
+    assert runtime.cancelled
+    runtime.cancelled = False
+    await toolset.call("exec", {"command": "serve", "background": True})
+    with anyio.move_on_after(0.01):
+        await toolset.call("process", {"action": "wait", "pid": runtime.processes[-1].pid})
+    assert not runtime.cancelled
+    assert (await toolset.call("process", {"action": "kill", "pid": 101})).text.startswith("killed: process 101")
+    assert runtime.cancelled
