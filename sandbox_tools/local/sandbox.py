@@ -6,7 +6,6 @@ import errno
 import logging
 import os
 import socket
-from collections import OrderedDict
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager, ExitStack
 from functools import partial
@@ -25,18 +24,13 @@ from sandbox_tools.local.layout import environment
 from sandbox_tools.local.outside import Outside
 from sandbox_tools.local.pipes import Pipe
 from sandbox_tools.local.process import Output, Process
+from sandbox_tools.local.results import Results
 from sandbox_tools.local.watchers import Watchers
 from sandbox_tools.wire.files import DEFAULT_WORKSPACE
 from sandbox_tools.wire.process import Command, TerminalSize
 
 MAX_PROCESSES: Final = 64
 """Processes that run, or whose children still hold their pipes. Each costs three descriptors of the server."""
-
-MAX_HEADS_BYTES: Final = 16 << 20
-"""Kept of all output and commands of one sandbox for GetResult; the oldest results go first."""
-
-MAX_RESULTS: Final = 1024
-"""Of ended processes, for GetResult and a late Connect; each costs about 4 KB."""
 
 TERM_GRACE_S: Final = 1.0
 CONNECT_TIMEOUT_S: Final = 5.0
@@ -75,10 +69,9 @@ class Sandbox:
         self._background = background
         self._envs = environment()
         self._closing = False
-        self._heads_bytes = 0
         self._processes: dict[int, Process] = {}
         self._early_exits: dict[int, int] = {}
-        self._results: OrderedDict[int, Process] = OrderedDict()
+        self._results: Final = Results()
         self.channel: Final = Channel(launched.control, self._note_exit)
         self.watchers: Final = Watchers(self.channel)
         self.cpu: Final = CpuMeter()
@@ -154,14 +147,14 @@ class Sandbox:
 
     def find(self, selector: int | str) -> Process | None:
         """Return the process with a pid or a tag: one that runs, else the latest that ended."""
-        known = [*self._results.values(), *self._processes.values()]
+        known = [*self._results, *self._processes.values()]
         matches = [process for process in known if selector in (process.pid, process.command.tag)]
         running = [process for process in matches if not process.exited.is_set()]
         return next(iter([*running[::-1], *matches[::-1]]), None)
 
     def result(self, cmd_id: str) -> Process | None:
         """Return a process by SeaCloud's name for it, running or ended not too long ago."""
-        known = [*self._processes.values(), *self._results.values()]
+        known = [*self._processes.values(), *self._results]
         return next((process for process in known if process.cmd_id == cmd_id), None)
 
     async def start(self, command: Command) -> Process:
@@ -235,23 +228,6 @@ class Sandbox:
         """Start writing a file; see `tasks.start_upload`."""
         return tasks.start_upload(self.channel, fields)
 
-    def take(self, wanted: int) -> int:
-        """Lend memory for the head of an output (`process.HeadRoom`)."""
-        self._forget_results(wanted)
-        granted = max(0, min(wanted, MAX_HEADS_BYTES - self._heads_bytes))
-        self._heads_bytes += granted
-        return granted
-
-    def _keep_result(self, process: Process) -> None:
-        self._results[process.request] = process
-        self._heads_bytes += process.command_bytes
-        self._forget_results(0)
-
-    def _forget_results(self, wanted: int) -> None:
-        while self._results and (self._heads_bytes + wanted > MAX_HEADS_BYTES or len(self._results) > MAX_RESULTS):
-            _, oldest = self._results.popitem(last=False)
-            self._heads_bytes -= oldest.command_bytes + sum(len(output.head) for output in oldest.outputs)
-
     async def _start(self, command: Command) -> Process:
         size = command.pty
         with ExitStack() as opened:  # closes what there is when the last of them cannot be opened
@@ -279,8 +255,8 @@ class Sandbox:
             request=message.request,
             pid=message.pid or 0,
             command=command,
-            stdout=Output("pty" if size else "stdout", stdout, self),
-            stderr=None if stderr is None else Output("stderr", stderr, self),
+            stdout=Output("pty" if size else "stdout", stdout, self._results),
+            stderr=None if stderr is None else Output("stderr", stderr, self._results),
             stdin=stdin,
         )
 
@@ -290,7 +266,7 @@ class Sandbox:
                 own.start_soon(self._enforce_timeout, process, process.command.timeout_ms / 1000)
             await process.run()
         del self._processes[process.request]
-        self._keep_result(process)
+        self._results.keep(process)
         code = -1 if process.ended is None or process.ended.exit_code is None else process.ended.exit_code
         level: Level = "warn" if code else "info"
         self.log.add("process ended", level=level, pid=process.pid, cmdId=process.cmd_id, exitCode=code)
