@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test check bench clean
+.PHONY: demo test check bench mutants clean
 
 demo: $(STAMP)
 	$(BIN)/sandbox-tools demo
@@ -19,6 +19,9 @@ check: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks.run
+
+mutants: $(STAMP)
+	$(BIN)/python tests/mutants.py
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
