@@ -33,6 +33,9 @@ _DEVICES: Final = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/u
 _TERMINALS: Final = ("/dev/ptmx", "/dev/pts")
 """The kernel gives a new terminal to the user who opens it; those of other users are closed to a sandbox's user."""
 
+_SUPERVISOR_ENDED: Final = signal.SIGRTMAX
+"""No program uses it, and no request can send it."""
+
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGCHLD)
 
 
@@ -65,6 +68,20 @@ def supervise(
     else:
         _end_all_processes_of(uid)
     os._exit(0)
+
+
+def _end_all_with_the_supervisor() -> None:
+    """If somebody kills the supervisor, the agent ends all that it can reach: what has its user id, or its domain."""
+    agent_pid = os.getpid()
+
+    def end_all(*_: object) -> None:
+        if os.getpid() == agent_pid:  # not in a child that has not started its program yet
+            with suppress(OSError):
+                os.kill(-1, signal.SIGKILL)
+            os._exit(1)
+
+    signal.signal(_SUPERVISOR_ENDED, end_all)
+    native.prctl(native.PR_SET_PDEATHSIG, _SUPERVISOR_ENDED)
 
 
 def _keep_signals_inside() -> None:
@@ -154,7 +171,7 @@ def _be_the_agent(
         native.prctl(native.PR_SET_CHILD_SUBREAPER, 1)  # what the sandbox leaves behind is the agent's to collect
         limits.set_limits(processes=limits.PROCESSES + (0 if uid is not None else _tasks_of(os.getuid())))
         places = Places(workspace)
-        native.prctl(native.PR_SET_PDEATHSIG, signal.SIGKILL)
+        _end_all_with_the_supervisor()
         native.prctl(native.PR_SET_NO_NEW_PRIVS, 1)
         native.prctl(native.PR_SET_DUMPABLE, 0)
         outcome = lockdown.keep_only(agent_fd, outcome)

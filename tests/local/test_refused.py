@@ -230,6 +230,19 @@ def test_the_weaker_level_leaves_no_process(weaker: LocalServer) -> None:
             assert processes_of(uid) == []
 
 
+def test_killing_the_supervisor_at_the_weaker_level_ends_its_own_sandbox_only(weaker: LocalServer) -> None:
+    """As the machine may do when memory runs out; code in the sandbox cannot."""
+    with weaker.sandbox() as box, weaker.sandbox() as other:
+        uid = other.sh("id -u").stdout.strip()
+        with other.start("sh", "-c", "setsid sleep 4321 & sleep 4321"):
+            wait_for(lambda: len(processes_of(uid)) >= 3, what="the sleepers")
+            status = Path(f"/proc/{min(processes_of(uid))}/status").read_text()
+            os.kill(int(status.split("PPid:")[1].split()[0]), 9)
+            wait_for(lambda: not processes_of(uid), what="the end of every process")
+        wait_for(lambda: other.state() == "stopped", what="the state")
+        assert box.run("true").exit_code == 0
+
+
 def test_killing_the_agent_at_the_weaker_level_ends_its_own_sandbox_only(weaker: LocalServer) -> None:
     with weaker.sandbox() as box, weaker.sandbox() as other:
         uid = other.sh("id -u").stdout.strip()

@@ -190,6 +190,18 @@ def test_killing_the_service_ends_its_sandboxes_and_no_other(home: Path, bystand
     assert bystander.poll() is None
 
 
+def test_killing_the_supervisor_ends_its_sandbox_and_no_other(
+    local_server: LocalServer, box: Box, bystander: subprocess.Popen[bytes]
+) -> None:
+    with local_server.sandbox() as other, other.start("sh", "-c", DAEMON):
+        wait_for(lambda: sleepers() == 3, what="the daemons")
+        agent = other.sh("echo $PPID").stdout.strip()
+        os.kill(int(Path(f"/proc/{agent}/status").read_text().split("PPid:")[1].split()[0]), signal.SIGKILL)
+        wait_for(lambda: sleepers() == 0, what="the end of every process")
+        wait_for(lambda: other.state() == "stopped", what="the state")
+    assert (box.sh("echo alive").stdout, bystander.poll()) == ("alive\n", None)
+
+
 def sleepers() -> int:
     """Return how many of our daemons run."""
     found = 0
