@@ -11,6 +11,7 @@ import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, closing, contextmanager
 from functools import partial
+from pathlib import Path
 
 import anyio
 import anyio.abc
@@ -24,6 +25,8 @@ from sandbox_tools.client.preview_proxy import PreviewProxy
 from sandbox_tools.redaction import Redactor, Registry
 from tests.local.service import Box, LocalServer, wait_for
 from tests.local.test_preview import serve
+from tests.local.test_preview_browser import APP as PAGE
+from tests.local.test_preview_browser import CHROMIUM, browser, told
 
 TOKEN = "traffic-0d8f31c7b2a94e65"
 
@@ -346,3 +349,29 @@ def test_the_tool_gives_a_url_that_works_while_the_toolset_is_open(monkeypatch: 
     with pytest.raises(httpx.ConnectError):
         site.get("/")
     site.client.close()
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
+def test_a_browser_finds_an_origin_of_its_own_where_everything_works(local_server: LocalServer, tmp_path: Path) -> None:
+    with local_server.sandbox(network={"allowPublicTraffic": False}) as box:
+        box.http.post(
+            "/file", params={"path": "app.py"}, content=PAGE.replace("SERVICE", local_server.base_url).encode()
+        )
+        with box.start("python3", "app.py"):
+            wait_for(lambda: 3000 in [entry["port"] for entry in box.http.get("/ports").json()], what="the app")
+            with (
+                published(box.record["envdUrl"], box.record["envdAccessToken"], 3000) as (site,),
+                browser(f"{site.url}/deep/page", tmp_path),
+            ):
+                seen = wait_for(lambda: told(box), what="the words of the page", within_s=60)
+    assert seen == {
+        "origin": site.url,
+        "path": "/deep/page",
+        "fetched": "data",
+        "cookies": ["app=1", "page=1"],  # not the one for all of localhost
+        "style": "rgb(1, 2, 3)",
+        "storage": "yes",
+        "scope": "/",
+        "socket": "hello",
+        "service": "TypeError",  # refused: no page may call it
+    }
