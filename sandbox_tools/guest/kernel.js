@@ -20,11 +20,13 @@ const net = require("node:net");
 const path = require("node:path");
 const url = require("node:url");
 const util = require("node:util");
+const v8 = require("node:v8");
 const vm = require("node:vm");
 const { Worker, isMainThread, parentPort, workerData } = require("node:worker_threads");
 
 const LOOK_MS = 100; // the time that the main thread has to look at an interrupt
 const MAX_TEXT_CHARS = 4 * 1024 * 1024; // of a string in a result; the kernel cuts it further
+const MAX_KEPT_PROMISES = 4; // the run's own is among the first
 const INSPECT = { depth: 4, maxArrayLength: 1000, maxStringLength: MAX_TEXT_CHARS, breakLength: 100 };
 const DISPLAY = Symbol.for("Jupyter.display"); // as in Deno: an object's own forms
 
@@ -85,6 +87,7 @@ class Runner {
     this.session = new inspector.Session();
     this.session.connect();
     this.held = undefined;
+    this.kept = new Set();
     Object.defineProperty(globalThis, "__holder", { value: this, configurable: true });
     this.session.post("Runtime.evaluate", { expression: "__holder" }, (_, answer) => {
       this.holderId = answer.result.objectId;
@@ -119,7 +122,14 @@ class Runner {
     const options = { expression, replMode: true, awaitPromise: true, objectGroup: "run" };
     let resolve;
     const answered = new Promise((done) => (resolve = done)); // not around the call: it would be in every stack
-    this.session.post("Runtime.evaluate", options, (error, answer) => resolve(error ? undefined : answer));
+    const kept = [];
+    this.kept.add(kept); // of a run that awaits what never comes: Node.js 22 and 24 would abort when they collect it
+    const stop = v8.promiseHooks.onInit((promise) => kept.length < MAX_KEPT_PROMISES && kept.push(promise));
+    this.session.post("Runtime.evaluate", options, (error, answer) => {
+      this.kept.delete(kept);
+      resolve(error ? undefined : answer);
+    });
+    stop();
     return answered;
   }
 

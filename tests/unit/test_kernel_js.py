@@ -107,6 +107,14 @@ def test_an_interrupt_ends_code_and_keeps_the_state(node: KernelProcess, code: s
     assert node.run("kept").texts == ["'kept'"]
 
 
+def test_a_promise_that_never_settles_may_be_forgotten(node: KernelProcess) -> None:
+    for _ in range(3):
+        node.run_and_interrupt("console.log('started'); await new Promise(() => {})")
+    collect = "require('v8').setFlagsFromString('--expose-gc'); require('vm').runInNewContext('gc')()"
+    for _ in range(3):
+        assert node.run(f"{collect}; 'collected'").texts == ["'collected'"]
+
+
 def test_values_are_shown_in_the_forms_that_they_have(node: KernelProcess) -> None:
     outcome = node.run(
         "const own = Symbol.for('Jupyter.display')\n"
