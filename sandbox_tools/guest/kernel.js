@@ -1,5 +1,5 @@
 "use strict";
-// Runs JavaScript inside a sandbox and keeps its variables between calls. Node.js 16 or newer, nothing installed.
+// Runs JavaScript inside a sandbox and keeps its variables between calls. Node.js 20 or newer, nothing installed.
 //
 // guest/kernel.py starts it, as `node kernel.js <fd of requests> <fd of replies>`, and speaks to the client: it owns
 // standard output and error, the order of runs, and what can be asked for again. JSON lines go over the two descriptors:

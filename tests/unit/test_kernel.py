@@ -613,6 +613,24 @@ def test_rich_forms_are_taken_from_the_class(kernel: KernelProcess) -> None:
     assert (bundle["text"], bundle["images"]) == ({"text/plain": "bundled"}, {"image/png": "UE5H"})
 
 
+def test_every_form_of_a_value_arrives(kernel: KernelProcess) -> None:
+    text = {"html": "<b>", "markdown": "**", "latex": "$x$", "svg": "<svg/>"}
+    methods = "".join(f"    def _repr_{name}_(self): return {form!r}\n" for name, form in text.items())
+    methods += "".join(f"    def _repr_{name}_(self): return b'{name}'\n" for name in ("png", "jpeg"))
+    [shown] = kernel.run(f"class All:\n{methods}    def _repr_json_(self): return [1]\nAll()").results
+    assert {mime: form for mime, form in shown["text"].items() if mime != "text/plain"} == {
+        "text/html": "<b>",
+        "text/markdown": "**",
+        "text/latex": "$x$",
+        "image/svg+xml": "<svg/>",
+        "application/json": "[1]",
+    }
+    assert {mime: base64.b64decode(data) for mime, data in shown["images"].items()} == {
+        "image/png": b"png",
+        "image/jpeg": b"jpeg",
+    }
+
+
 def test_values_that_cannot_be_encoded_are_shown_all_the_same(kernel: KernelProcess) -> None:
     outcome = kernel.run(
         "class Bad:\n"
