@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import shlex
-import signal
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Final
+from typing import BinaryIO, Final
 
 import anyio
 import typer
 
+from sandbox_tools.cli.sandbox_live import LiveOutput
 from sandbox_tools.cli.sandbox_session import Session
 from sandbox_tools.cli.sandbox_work import environment
 from sandbox_tools.client.control import RuntimeAccess
 from sandbox_tools.client.runtime import RemoteRuntime
-from sandbox_tools.errors import SandboxNotFoundError, SandboxToolsError
-from sandbox_tools.redaction import StreamRedactor
+from sandbox_tools.errors import SandboxNotFoundError, SandboxToolsError, SandboxUnreachableError
 from sandbox_tools.runtime import ExecResult, OutputStream
 from sandbox_tools.sandboxes import DEFAULT_TTL_S
 from sandbox_tools.sandboxes.held import Held
@@ -26,7 +25,8 @@ from sandbox_tools.sandboxes.held import Held
 TIMED_OUT: Final = 124
 """Exit code, as of timeout(1)."""
 
-PIPE_CLOSED: Final = 128 + signal.SIGPIPE
+PIPE_CLOSED: Final = 128 + 13
+"""SIGPIPE, as a program ends here when nobody reads what it writes."""
 
 _SIGNALS: Final = {"killed": 9, "terminated": 15, "interrupt": 2, "hangup": 1, "quit": 3, "aborted": 6, "alarm": 14}
 """The words of a runtime's `signal: ...` (wire contract 4.3)."""
@@ -55,12 +55,27 @@ async def run(session: Session, sandbox_id: str, line: Line) -> int:
     envs = environment(line.variables)
     async with runtime_of(session, sandbox_id) as runtime:
         with output.scope:
-            result = await runtime.exec(
-                line.command, cwd=line.cwd, envs=envs, timeout_s=line.timeout_s, on_output=output.feed
-            )
+            result = await _watched(runtime, line, envs, output)
             output.close()
             return _exit_code(session, result, line.timeout_s)
     return PIPE_CLOSED
+
+
+async def _watched(runtime: RemoteRuntime, line: Line, envs: Mapping[str, str], output: _Output) -> ExecResult:
+    result: ExecResult | None = None
+    failure: SandboxToolsError | None = None
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(output.settle)
+        try:
+            result = await runtime.exec(
+                line.command, cwd=line.cwd, envs=envs, timeout_s=line.timeout_s, on_output=output.feed
+            )
+        except SandboxToolsError as exc:
+            failure = exc  # a task group would wrap it in a group
+        tasks.cancel_scope.cancel()
+    if failure is not None or result is None:
+        raise failure or SandboxUnreachableError("run a command")
+    return result
 
 
 @asynccontextmanager
@@ -96,24 +111,29 @@ async def runtime_of(session: Session, sandbox_id: str) -> AsyncIterator[RemoteR
 
 
 class _Output:
-    """Passes output on, redacted, as it comes."""
+    """Passes output on as it comes; to a person also what the redactor would hold back."""
 
     def __init__(self, session: Session) -> None:
         self.scope: Final = anyio.CancelScope()
-        self._redactors: dict[OutputStream, StreamRedactor] = {
-            "stdout": session.redactor.stream(),
-            "stderr": session.redactor.stream(),
+        self._streams: dict[OutputStream, LiveOutput] = {
+            "stdout": LiveOutput(session.redactor, lambda data: self._write(sys.stdout.buffer, data)),
+            "stderr": LiveOutput(session.redactor, lambda data: self._write(sys.stderr.buffer, data)),
         }
 
     def feed(self, stream: OutputStream, data: bytes) -> None:
-        self._write(stream, self._redactors[stream].feed(data))
+        self._streams[stream].feed(data)
+
+    async def settle(self) -> None:
+        if sys.stdout.isatty():
+            async with anyio.create_task_group() as tasks:
+                for stream in self._streams.values():
+                    tasks.start_soon(stream.settle)
 
     def close(self) -> None:
-        for stream, redactor in self._redactors.items():
-            self._write(stream, redactor.close())
+        for stream in self._streams.values():
+            stream.show_held()
 
-    def _write(self, stream: OutputStream, data: bytes) -> None:
-        out = sys.stdout.buffer if stream == "stdout" else sys.stderr.buffer
+    def _write(self, out: BinaryIO, data: bytes) -> None:
         try:
             out.write(data)
             out.flush()

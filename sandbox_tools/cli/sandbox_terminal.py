@@ -12,6 +12,7 @@ from typing import Final
 import anyio
 
 from sandbox_tools.cli.sandbox_exec import runtime_of
+from sandbox_tools.cli.sandbox_live import LiveOutput
 from sandbox_tools.cli.sandbox_session import Session
 from sandbox_tools.cli.sandbox_work import FACTS
 from sandbox_tools.client.process import RemoteProcess
@@ -20,10 +21,6 @@ from sandbox_tools.redaction import Redactor
 from sandbox_tools.wire.process import Command, Ended, OutputData, TerminalSize
 
 _SHELL: Final = 'if [ -n "$1" ]; then exec "$1"; elif command -v bash >/dev/null; then exec bash; else exec sh; fi'
-
-_SETTLED_S: Final = 0.05
-"""Silence after which held-back output is shown, in seconds: a prompt must not wait for the next key because it ends
-as a secret begins. A secret that comes in pieces further apart than this would show in a terminal."""
 
 
 async def connect(session: Session, sandbox_id: str, shell: str, form: str | None) -> int:
@@ -50,7 +47,7 @@ async def connect(session: Session, sandbox_id: str, shell: str, form: str | Non
 
 async def _attached(process: RemoteProcess, redactor: Redactor) -> int | None:
     """Pass keys and output on until the program ends; return its exit code, or None when the connection was lost."""
-    screen = _Screen(redactor)
+    screen = LiveOutput(redactor, _write)
     code: int | None = None
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(_pass_keys, process)
@@ -90,32 +87,6 @@ async def _pass_size(process: RemoteProcess) -> None:
                 await process.resize(_size())
             except SandboxRequestError:
                 return
-
-
-class _Screen:
-    """Shows output, redacted."""
-
-    def __init__(self, redactor: Redactor) -> None:
-        self._redactor = redactor
-        self._stream = redactor.stream()
-        self._fed = anyio.Event()
-
-    def feed(self, data: bytes) -> None:
-        _write(self._stream.feed(data))
-        self._fed.set()
-
-    async def settle(self) -> None:
-        """Show what is held back whenever nothing has come for a moment."""
-        while True:
-            await self._fed.wait()
-            self._fed = anyio.Event()
-            await anyio.sleep(_SETTLED_S)
-            if not self._fed.is_set():
-                self.show_held()
-
-    def show_held(self) -> None:
-        _write(self._stream.close())
-        self._stream = self._redactor.stream()
 
 
 def _write(data: bytes) -> None:

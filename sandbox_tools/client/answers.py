@@ -22,8 +22,9 @@ async def ask_about(
     body: object = None,
     params: Mapping[str, str] | None = None,
     timeout_s: float = REQUEST_TIMEOUT_S,
+    safe: bool | None = None,
 ) -> Response:
-    """Send a request about one sandbox.
+    """Send a request about one sandbox; `safe` as in `Transport.request`.
 
     Raises:
         SandboxNotFoundError: It is not there.
@@ -32,7 +33,9 @@ async def ask_about(
     failure: SandboxNotFoundError | None = None
     path = sandbox_path(sandbox_id, *rest)
     try:
-        return await transport.request(method, path, operation=operation, body=body, params=params, timeout_s=timeout_s)
+        return await transport.request(
+            method, path, operation=operation, body=body, params=params, timeout_s=timeout_s, safe=safe
+        )
     except SandboxResponseError as exc:
         if exc.status != 404:
             raise

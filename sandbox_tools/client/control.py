@@ -149,6 +149,7 @@ class ControlPlane:
                 operation=operation,
                 body={"timeout": ttl_s},
                 timeout_s=CREATE_TIMEOUT_S,
+                safe=True,
             )
         except SandboxResponseError as exc:
             if exc.status != 409:  # it is still starting (wire contract 2.5)
@@ -164,9 +165,9 @@ class ControlPlane:
 
     async def set_timeout(self, sandbox_id: str, ttl_s: int) -> None:
         """Set the time to live, in seconds from now, 0..86400 (wire contract 2.5)."""
-        await ask_about(
-            self._transport, "POST", sandbox_id, "timeout", operation="extend a sandbox", body={"timeout": ttl_s}
-        )
+        operation = "extend a sandbox"
+        body = {"timeout": ttl_s}
+        await ask_about(self._transport, "POST", sandbox_id, "timeout", operation=operation, body=body, safe=True)
 
     async def refresh(self, sandbox_id: str, duration_s: int | None = None) -> None:
         """Set the time to live to `duration_s` seconds from now, 0..3600; None: the service's default (2.5)."""
@@ -182,6 +183,7 @@ class ControlPlane:
             "network",
             operation="change the network of a sandbox",
             body=network_rules_to_json(rules),
+            safe=True,
         )
 
     async def delete(self, sandbox_id: str) -> bool:

@@ -13,7 +13,7 @@ import anyio
 from sandbox_tools.client.control import ControlPlane
 from sandbox_tools.client.runtime import RemoteRuntime
 from sandbox_tools.errors import SandboxNotFoundError, SandboxToolsError
-from sandbox_tools.sandboxes.owner import parse_time
+from sandbox_tools.wire.fields import moment
 
 _RETRY_SHARE: Final = 8
 """An extension that failed is tried again after this part of the time to live."""
@@ -76,6 +76,6 @@ class Held:
 
     def _wait_s(self, end_at: str) -> float:
         """Return how long the time to live of somebody else's needs no thought: half of what is left, in seconds."""
-        end = parse_time(end_at)
+        end = moment(end_at)
         left_s = (end - datetime.now(timezone.utc)).total_seconds() if end else 2.0 * self._ttl_s
         return min(max(left_s, 0.0), self._ttl_s) / 2

@@ -11,6 +11,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Final
 
+from sandbox_tools.wire.fields import moment
 from sandbox_tools.wire.records import SandboxInfo
 
 MADE_BY: Final = {"created-by": "sandbox-tools"}
@@ -54,19 +55,10 @@ def is_of_this_host(info: SandboxInfo) -> bool:
 def age_s(info: SandboxInfo) -> float | None:
     """Return how long ago a sandbox was created, in seconds by this machine's clock; None: nobody knows."""
     for text in (info.metadata.get(CREATED, ""), info.started_at):
-        created = parse_time(text)
+        created = moment(text)
         if created is not None:
             return (datetime.now(timezone.utc) - created).total_seconds()
     return None
-
-
-def parse_time(text: str) -> datetime | None:
-    """Read an RFC 3339 time; None when it is not one."""
-    try:
-        moment = datetime.fromisoformat(text.replace("Z", "+00:00"))
-    except ValueError:
-        return None
-    return moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)
 
 
 @functools.cache

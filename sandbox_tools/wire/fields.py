@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
+from datetime import datetime, timezone
+from typing import Final
+
+_TIME: Final = re.compile(r"(\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d)(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
 
 
 def text(message: Mapping[str, object], key: str) -> str:
@@ -45,3 +50,16 @@ def objects(message: Mapping[str, object], key: str) -> tuple[Mapping[str, objec
     """Return the objects of an array."""
     value = message.get(key)
     return tuple(item for item in value if isinstance(item, dict)) if isinstance(value, list) else ()
+
+
+def moment(timestamp: str) -> datetime | None:
+    """Read an RFC 3339 time, to the microsecond; None when it is not one. (Python 3.10 cannot read nine digits.)"""
+    match = _TIME.fullmatch(timestamp)
+    if match is None:
+        return None
+    zone = "+00:00" if match[3] in "Zz" else match[3]
+    fraction = (match[2] or ".0")[:7].ljust(7, "0")
+    try:
+        return datetime.fromisoformat(f"{match[1].upper()}{fraction}{zone}").astimezone(timezone.utc)
+    except (ValueError, OverflowError):
+        return None

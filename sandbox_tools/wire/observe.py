@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta, timezone
 from typing import Final, Literal
 
 from sandbox_tools.wire.envelope import WireError
-from sandbox_tools.wire.fields import mapping, number, objects, text
+from sandbox_tools.wire.fields import mapping, moment, number, objects, text
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
 LogLevel = Literal["debug", "info", "warn", "error"]
 
@@ -37,10 +39,8 @@ class LogEntry:
     @property
     def cursor(self) -> int | None:
         """Its place, to read on from: Unix time in milliseconds; None when its timestamp is not one."""
-        try:
-            return int(datetime.fromisoformat(self.timestamp.replace("Z", "+00:00")).timestamp() * 1000)
-        except (ValueError, OverflowError, OSError):
-            return None
+        at = moment(self.timestamp)
+        return None if at is None else max(0, (at - _EPOCH) // timedelta(milliseconds=1))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

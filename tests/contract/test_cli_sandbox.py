@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import select
+import signal
 import subprocess
 import time
 from collections.abc import Iterator
@@ -106,6 +107,25 @@ def test_exec_of_several_words_and_its_other_ends(shell: Shell, sandbox_id: str)
         check=True,
     )
     assert (endless.stdout, endless.stderr) == ("y\n", "")
+
+
+def test_an_interrupted_exec_ends_the_command(shell: Shell, sandbox_id: str) -> None:
+    process = subprocess.Popen(
+        [*COMMAND, "sandbox", "exec", sandbox_id, "yes | head -c 200000; exec sleep 4242"],
+        env=shell.settings,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    with process:
+        assert process.stdout is not None
+        try:
+            assert process.stdout.readline() == b"y\n"
+            process.send_signal(signal.SIGINT)
+            assert len(process.communicate(timeout=20)[0]) < 200_000
+        finally:
+            process.kill()
+    assert process.returncode == 130
+    assert shell("exec", sandbox_id, "cat /proc/[0-9]*/comm | grep -c ^sleep; true").stdout == "0\n"
 
 
 def test_looking_at_sandboxes_as_tables_and_as_json(shell: Shell, sandbox_id: str) -> None:
