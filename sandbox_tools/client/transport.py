@@ -1,9 +1,12 @@
-"""Requests and answers: the only network I/O of the client. Credentials are added below it (client/pinned.py)."""
+"""Requests and answers: the only network I/O of the client. Credentials are added below it (client/pinned.py).
+
+There is no `httpx.AsyncClient`: what it adds (redirects, cookies, proxies and passwords of the environment, a log line
+with every URL) is what must not happen here, and it takes as long as the rest of a call.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import http.cookiejar
 import json
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -41,6 +44,13 @@ STREAM_IDLE_TIMEOUT_S: Final = 100.0
 
 _CONNECT_TIMEOUT_S: Final = 10.0
 _ERROR_BODY_TIMEOUT_S: Final = 5.0
+
+_HEADERS: Final = {
+    "accept": "application/json",
+    # Compressed answers are not asked for: a small body could unpack to any size.
+    "accept-encoding": "identity",
+    "user-agent": "sandbox-tools",
+}
 
 _LOST: Final = (httpx.NetworkError, OSError, anyio.BrokenResourceError, anyio.ClosedResourceError)
 
@@ -132,20 +142,12 @@ class Transport:
     """
 
     def __init__(self, base_url: str, credentials: Mapping[str, Secret]) -> None:
-        self._left: list[httpx.AsyncClient] = []
+        self._left: list[PinnedTransport] = []
         self._point_at(base_url, credentials)
 
     def _point_at(self, base_url: str, credentials: Mapping[str, Secret]) -> None:
         self._base_url = base_url.rstrip("/")
         self._pinned = PinnedTransport(self._base_url, credentials)
-        self._client = httpx.AsyncClient(
-            transport=self._pinned,
-            follow_redirects=False,
-            trust_env=False,
-            cookies=_no_cookies(),
-            # Compressed answers are not asked for: a small body could unpack to any size.
-            headers={"Accept-Encoding": "identity", "Accept": "application/json"},
-        )
 
     async def request(
         self,
@@ -239,12 +241,12 @@ class Transport:
 
     def retarget(self, base_url: str, credentials: Mapping[str, Secret]) -> None:
         """Send what follows to another base, with other credentials; what is open keeps its connection."""
-        self._left.append(self._client)
+        self._left.append(self._pinned)
         self._point_at(base_url, credentials)
 
     async def aclose(self) -> None:
-        for client in (*self._left, self._client):
-            await client.aclose()
+        for pinned in (*self._left, self._pinned):
+            await pinned.aclose()
 
     def _call(
         self,
@@ -259,25 +261,24 @@ class Transport:
         params: Mapping[str, str] | None,
         headers: Mapping[str, str] | None,
     ) -> _Call:
-        all_headers = dict(headers or {})
+        all_headers = _HEADERS | {name.lower(): value for name, value in (headers or {}).items()}
         if body is not None:
             content = json.dumps(body, separators=(",", ":")).encode("utf-8", "surrogatepass")
-            all_headers.setdefault("Content-Type", "application/json")
+            all_headers.setdefault("content-type", "application/json")
         request: httpx.Request | None = None
         with contextlib.suppress(httpx.InvalidURL, ValueError):  # the base may be of a server's making
-            request = self._client.build_request(
-                method, self._base_url + path, params=params, content=content, headers=all_headers
-            )
+            request = httpx.Request(method, self._base_url + path, params=params, content=content, headers=all_headers)
         if request is None:
             raise SandboxProtocolError(operation, "its address cannot be used")
-        return _Call(request, operation, timeout_s, safe=method in ("GET", "HEAD") if safe is None else safe)
+        is_safe = method in ("GET", "HEAD") if safe is None else safe
+        return _Call(request, self._pinned, operation, timeout_s, safe=is_safe)
 
     async def _open(self, call: _Call) -> OpenStream:
         """Send it once and return its successful answer, unread."""
         failure: SandboxRequestError | None = None
         response: httpx.Response | None = None
         try:
-            response = await self._client.send(call.request, stream=True)
+            response = await call.pinned.handle_async_request(call.request)
         except Exception as exc:  # noqa: BLE001 - mapped below, outside this block: exc holds the request
             failure = call.failure(exc)
         if failure is not None or response is None:
@@ -301,7 +302,7 @@ class Transport:
                 await stream.aclose()
         error = parse_error(stream.status, body)
         # A server that echoes what it was sent could say a credential in the place of an id.
-        echoes = self._pinned.is_in(f"{error.request_id} {error.usage_limit}")
+        echoes = call.pinned.is_in(f"{error.request_id} {error.usage_limit}")
         return SandboxResponseError(
             call.operation,
             kind=error.kind,
@@ -317,8 +318,11 @@ class Transport:
 class _Call:
     """One request, all its tries: whether any of it may have left, and what a failure of it means."""
 
-    def __init__(self, request: httpx.Request, operation: str, timeout_s: float, *, safe: bool) -> None:
+    def __init__(
+        self, request: httpx.Request, pinned: PinnedTransport, operation: str, timeout_s: float, *, safe: bool
+    ) -> None:
         self.request: Final = request
+        self.pinned: Final = pinned
         self.operation: Final = operation
         self.safe: Final = safe
         self._timeout_s = timeout_s
@@ -370,10 +374,6 @@ class _Call:
 
     def _deadline(self) -> float:
         return anyio.current_time() + self._timeout_s
-
-
-def _no_cookies() -> http.cookiejar.CookieJar:
-    return http.cookiejar.CookieJar(policy=http.cookiejar.DefaultCookiePolicy(allowed_domains=[]))
 
 
 def _says_lost(exc: httpx.RemoteProtocolError) -> bool:
