@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -126,6 +127,46 @@ async def test_a_context_outlives_its_client_and_another_process_uses_it(box: Bo
     with anyio.fail_after(DEADLINE_S):
         answer = await request
     assert answer.stdout.decode() == "['default'] ('kept by two', True)\n"
+
+
+async def test_code_goes_on_when_its_host_process_is_killed_and_the_next_one_sees_what_it_did(box: Box) -> None:
+    code = "import os, time\nopen('begun', 'w').close()\nwhile not os.path.exists('go'): time.sleep(0.01)\ny = 5"
+    request = json.dumps([box.record["envdUrl"], box.record["envdAccessToken"], code])
+    host = await anyio.open_process([sys.executable, "-c", SECOND_CLIENT])
+    async with host, client(box) as runtime:
+        assert host.stdin is not None
+        await host.stdin.send(request.encode())
+        await host.stdin.aclose()
+        with anyio.fail_after(DEADLINE_S):
+            while not await runtime.filesystem.exists("begun"):
+                await anyio.sleep(0.02)
+        host.kill()
+        await host.wait()
+        busy = await run(runtime, "y", timeout_s=0.2)
+        assert (busy.ran, busy.state_kept) == (False, True)
+        await runtime.write_file("go", b"")
+        assert shown(await run(runtime, "y")) == "5"
+
+
+async def test_a_new_token_changes_nothing_for_a_context(box: Box) -> None:
+    registry = Registry()
+    good = RuntimeAccess(
+        envd_url=box.record["envdUrl"], access_token=registry.register("NEW", box.record["envdAccessToken"])
+    )
+    old = RuntimeAccess(envd_url=good.envd_url, access_token=registry.register("OLD", "no-longer-good-" + "x" * 20))
+
+    async def renew() -> RuntimeAccess:
+        return good
+
+    async with client(box) as first, anyio.create_task_group() as tasks:
+        await run(first, "x = 1")
+        runtime = RemoteRuntime(box.sandbox_id, old, tasks, renew=renew)
+        assert shown(await run(runtime, "x")) == "1"
+        runtime._transport.retarget(old.envd_url, {"X-Access-Token": old.access_token})
+        runtime._transport.access = old
+        assert shown(await run(runtime, "x += 1\nx")) == "2"
+        await runtime.aclose()
+        tasks.cancel_scope.cancel()
 
 
 async def test_a_restarted_context_is_empty_and_a_second_one_has_variables_of_its_own(box: Box) -> None:
