@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import Any, Final
@@ -43,6 +43,8 @@ class BlockingToolset:
         min_isolation: str | None = None,
         adopt: bool = True,
         private_previews: bool = False,
+        secrets: Mapping[str, str] | Collection[str] | None = None,
+        envs: Mapping[str, str] | None = None,
         on_notice: Callable[[str], None] | None = None,
     ) -> Iterator[BlockingToolset]:
         """Open a toolset; leaving it deletes the sandboxes that it created. See `Toolset.open`."""
@@ -56,8 +58,11 @@ class BlockingToolset:
             min_isolation=min_isolation,
             adopt=adopt,
             private_previews=private_previews,
+            secrets=secrets,
+            envs=envs,
             on_notice=on_notice,
         )
+        del api_key, secrets, envs  # a traceback shows the variables of a generator
         with start_blocking_portal("asyncio") as portal, portal.wrap_async_context_manager(opened) as toolset:
             yield cls(portal, toolset)
 

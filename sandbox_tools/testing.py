@@ -9,6 +9,7 @@ from typing import Final
 
 import anyio
 
+from sandbox_tools.environment import Environment
 from sandbox_tools.errors import SandboxResponseError
 from sandbox_tools.output import DEFAULT_MAX_CHARS
 from sandbox_tools.redaction import Redactor, Registry
@@ -39,6 +40,7 @@ class FakeRuntime:
         fails_with: Raised by every method that would use the sandbox.
         hangs: Commands and code never end by themselves; `cancelled` is set when they are cancelled.
         commands: What was run, in order.
+        environments: The variables that each command of `exec` was given, in order.
         processes: What `exec` started, in order.
     """
 
@@ -53,6 +55,7 @@ class FakeRuntime:
     hangs: bool = False
     cancelled: bool = False
     commands: list[str] = field(default_factory=list)
+    environments: list[Mapping[str, str]] = field(default_factory=list, repr=False)
     processes: list[FakeProcess] = field(default_factory=list)
 
     async def exec(
@@ -79,6 +82,7 @@ class FakeRuntime:
     ) -> FakeProcess:
         self._fail()
         self.commands.append(command)
+        self.environments.append(envs or {})
         self._print(on_output)
         process = FakeProcess(runtime=self, pid=100 + len(self.processes), command=command, on_output=on_output)
         self.processes.append(process)
@@ -221,14 +225,19 @@ def fake_toolset(
     runtime: Runtime | None = None,
     *,
     secrets: Mapping[str, str] | None = None,
+    command_secrets: Mapping[str, str] | None = None,
     max_output_chars: int = DEFAULT_MAX_CHARS,
 ) -> Toolset:
     """Return a toolset on a scripted sandbox.
 
     Args:
         secrets: Name -> value of what is to be redacted, as a control plane's tokens would be.
+        command_secrets: Name -> value of what commands may use, as `secrets` of `Toolset.open`.
     """
     registry = Registry()
     for name, value in (secrets or {}).items():
         registry.register(name, value)
-    return Toolset(_OneSandbox(runtime or FakeRuntime()), Redactor(registry), max_output_chars=max_output_chars)
+    usable = Environment({name: registry.register(name, value) for name, value in (command_secrets or {}).items()})
+    return Toolset(
+        _OneSandbox(runtime or FakeRuntime()), Redactor(registry), max_output_chars=max_output_chars, secrets=usable
+    )

@@ -7,7 +7,7 @@ would reach a framework with its `__context__`, past the redactor.
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol
@@ -15,9 +15,10 @@ from typing import Any, Final, Protocol
 from pydantic import ValidationError
 
 from sandbox_tools.collect import FilePage, ProcessOutput
+from sandbox_tools.environment import Environment, secrets_of, variables_of
 from sandbox_tools.errors import ConfigurationError, SandboxRequestError, SandboxToolsError, ToolError
 from sandbox_tools.output import DEFAULT_MAX_CHARS, fit
-from sandbox_tools.redaction import Redactor, default_registry
+from sandbox_tools.redaction import Redactor, Secret, default_registry
 from sandbox_tools.runtime import Runtime
 from sandbox_tools.sandboxes import (
     DEFAULT_TEMPLATE,
@@ -27,7 +28,7 @@ from sandbox_tools.sandboxes import (
     SandboxOptions,
     open_source,
 )
-from sandbox_tools.tools import CATALOGUE
+from sandbox_tools.tools import catalogue
 from sandbox_tools.tools.arguments import explain_arguments
 from sandbox_tools.tools.base import Image, Output, SandboxArguments, Tool, ToolArguments
 from sandbox_tools.tools.kept import KeptProcesses
@@ -85,12 +86,14 @@ class Toolset:
         *,
         internet: bool = False,
         max_output_chars: int = DEFAULT_MAX_CHARS,
+        secrets: Environment | None = None,
     ) -> None:
         self._sandboxes = sandboxes
         self._internet = internet
         self._max_output_chars = max_output_chars
+        self._secrets = secrets or Environment()
         self._kept = KeptProcesses()
-        self._by_name = {tool.name: tool for tool in CATALOGUE}
+        self._by_name = {tool.name: tool for tool in catalogue(self._secrets.names)}
         self.redactor: Final = redactor
 
     @classmethod
@@ -108,6 +111,8 @@ class Toolset:
         adopt: bool = True,
         private_previews: bool = False,
         preview_site: PreviewSite | None = None,
+        secrets: Mapping[str, str] | Collection[str] | None = None,
+        envs: Mapping[str, str] | None = None,
         on_notice: Callable[[str], None] | None = None,
     ) -> AsyncIterator[Toolset]:
         """Open a toolset; leaving it deletes the sandboxes that it created.
@@ -128,35 +133,57 @@ class Toolset:
             private_previews: Previews need a token. `get_preview_url` then returns a URL of a proxy on this machine
                 that adds it, so that the user's browser, and nobody else's, can open the preview.
             preview_site: Where private previews are served instead, such as by an HTTP server.
-            on_notice: Told where the tools run; default: the log, at INFO.
+            secrets: What commands may use without the model seeing it: values by name, or names of variables of this
+                process. A command that names one has it as a variable of its environment, and nothing else has.
+            envs: Variables of every process in the sandboxes that this toolset creates. All code there can read them;
+                those whose names say that they are secret (`..._TOKEN`, `..._KEY` ...) are redacted.
+            on_notice: Told where the tools run, and of a variable that cannot be redacted; default: the log, at INFO.
 
         Raises:
             ConfigurationError: A setting is missing or cannot be used.
+            WeakSecretError: A secret is too short or too common to be redacted; the message says why.
         """
         if max_output_chars < MIN_OUTPUT_CHARS:
             raise ConfigurationError(f"max_output_chars must be at least {MIN_OUTPUT_CHARS}.")
         registry = default_registry()
         source = open_source(base_url=base_url, api_key=api_key, registry=registry, min_isolation=min_isolation)
         source = replace(source, adopt=adopt)
-        (on_notice or _LOG.info)(f"The tools run in {source.where}.")
-        options = SandboxOptions(
-            template=template or DEFAULT_TEMPLATE, ttl_s=ttl_s, internet=internet, private_previews=private_previews
-        )
-        async with Sandboxes.open(
-            source, options, on_notice=on_notice or _LOG.info, preview_site=preview_site
-        ) as sandboxes:
-            yield cls(sandboxes, Redactor(registry), internet=internet, max_output_chars=max_output_chars)
+        notice = on_notice or _LOG.info
+        notice(f"The tools run in {source.where}.")
+        with (
+            secrets_of(registry, secrets) as for_commands,
+            variables_of(registry, envs, on_notice=notice) as for_all,
+        ):
+            del api_key, secrets, envs  # a traceback shows the variables of a generator
+            _refuse_key(source.api_key, for_commands, for_all)
+            options = SandboxOptions(
+                template=template or DEFAULT_TEMPLATE,
+                ttl_s=ttl_s,
+                internet=internet,
+                private_previews=private_previews,
+                envs=for_all,
+            )
+            async with Sandboxes.open(source, options, on_notice=notice, preview_site=preview_site) as sandboxes:
+                yield cls(
+                    sandboxes,
+                    Redactor(registry),
+                    internet=internet,
+                    max_output_chars=max_output_chars,
+                    secrets=for_commands,
+                )
 
     @property
     def tools(self) -> tuple[Tool[Any], ...]:
         """The catalogue, in the order in which to list it."""
-        return CATALOGUE
+        return tuple(self._by_name.values())
 
     @property
     def instructions(self) -> str:
         """What a model should know of all tools together."""
         reach = "The sandbox can reach the internet." if self._internet else "The sandbox has no internet access."
-        return f"{INSTRUCTIONS} {reach}"
+        names = ", ".join(self._secrets.names)
+        secrets = f" exec can use secrets of the user that are hidden from you: {names}." if names else ""
+        return f"{INSTRUCTIONS} {reach}{secrets}"
 
     @property
     def where(self) -> str:
@@ -193,7 +220,8 @@ class Toolset:
     async def _run(self, tool: Tool[Any], arguments: ToolArguments) -> Output:
         sandbox_id = arguments.sandbox_id if isinstance(arguments, SandboxArguments) else None
         async with self._sandboxes.use(sandbox_id) as runtime:
-            output = await tool.run(_Context(runtime, self.redactor, self._max_output_chars, self._kept), arguments)
+            context = _Context(runtime, self.redactor, self._max_output_chars, self._kept, self._secrets)
+            output = await tool.run(context, arguments)
         return output  # noqa: RET504 - to a type checker, any context manager may swallow what is raised
 
     def _finish(self, output: Output) -> ToolResult:
@@ -224,6 +252,17 @@ class _Context:
     redactor: Redactor
     max_chars: int
     kept: KeptProcesses
+    secrets: Environment
+
+    @property
+    def secret_names(self) -> tuple[str, ...]:
+        return self.secrets.names
+
+    def secret_values(self, names: Sequence[str]) -> Mapping[str, str]:
+        return self.secrets.values(names)
+
+    def find_placeholder(self, text: str) -> str | None:
+        return self.redactor.find_placeholder(text)
 
     def collect_output(self) -> ProcessOutput:
         return ProcessOutput(self.redactor, self.max_chars)
@@ -234,6 +273,12 @@ class _Context:
 
     def collect_page(self, *, first: int, limit: int | None) -> FilePage:
         return FilePage(self.redactor, self.max_chars, first=first, limit=limit)
+
+
+def _refuse_key(api_key: Secret | None, *environments: Environment) -> None:
+    """Our own credential never enters a sandbox, not even when a user gives it to one."""
+    if api_key is not None and any(environment.holds(api_key) for environment in environments):
+        raise ConfigurationError("The API key of the sandboxes must not be in one. Leave it out of secrets and envs.")
 
 
 def _validated(tool: Tool[Any], arguments: Mapping[str, object]) -> ToolArguments:

@@ -15,6 +15,7 @@ LAYERS: dict[str, set[str]] = {
     # layer: the layers that it may import, beside itself
     "errors": set(),
     "redaction": {"errors"},
+    "environment": {"errors", "redaction"},
     "output": set(),
     "wire": {"errors"},
     "runtime": set(),
@@ -23,12 +24,24 @@ LAYERS: dict[str, set[str]] = {
     "tools": {"errors", "redaction.marks", "runtime"},
     "client": {"errors", "guest", "redaction", "runtime", "wire"},
     "local": {"errors", "guest", "redaction", "wire"},
-    "sandboxes": {"client", "errors", "local.child", "local.isolation", "redaction", "runtime", "wire"},
-    "toolset": {"collect", "errors", "output", "redaction", "runtime", "sandboxes", "tools"},
+    "sandboxes": {"client", "environment", "errors", "local.child", "local.isolation", "redaction", "runtime", "wire"},
+    "toolset": {"collect", "environment", "errors", "output", "redaction", "runtime", "sandboxes", "tools"},
     "blocking": {"output", "redaction", "sandboxes", "tools", "toolset"},
-    "testing": {"errors", "output", "redaction", "runtime", "toolset", "wire"},
+    "testing": {"environment", "errors", "output", "redaction", "runtime", "toolset", "wire"},
     "adapters": {"blocking", "errors", "output", "redaction", "sandboxes", "tools", "toolset"},
-    "cli": {"adapters", "blocking", "client", "errors", "local", "redaction", "sandboxes", "tools", "toolset", "wire"},
+    "cli": {
+        "adapters",
+        "blocking",
+        "client",
+        "environment",
+        "errors",
+        "local",
+        "redaction",
+        "sandboxes",
+        "tools",
+        "toolset",
+        "wire",
+    },
 }
 
 ONE_PLACE = {

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
+from sandbox_tools.environment import Environment
 from sandbox_tools.errors import ConfigurationError
 from sandbox_tools.wire.control import MAX_TTL_S, NewSandbox
 from sandbox_tools.wire.network import NetworkRules
@@ -24,6 +25,7 @@ class SandboxOptions:
         ttl_s: Their time to live, in seconds; extended while they are used.
         internet: They reach the internet; otherwise they reach nothing.
         private_previews: Their previews need a token, which a proxy of ours adds.
+        envs: Variables of every process in them.
 
     Raises:
         ConfigurationError: `ttl_s` is out of range.
@@ -33,6 +35,7 @@ class SandboxOptions:
     ttl_s: int = DEFAULT_TTL_S
     internet: bool = False
     private_previews: bool = False
+    envs: Environment = field(default_factory=Environment)
 
     def __post_init__(self) -> None:
         if not 1 <= self.ttl_s <= MAX_TTL_S:
@@ -44,4 +47,4 @@ class SandboxOptions:
             internet=self.internet,  # said in either case: SeaCloud's own default is open
             public_previews=False if self.private_previews else None,
         )
-        return NewSandbox(template=self.template, ttl_s=self.ttl_s, network=network)
+        return NewSandbox(template=self.template, ttl_s=self.ttl_s, network=network, envs=self.envs.values())

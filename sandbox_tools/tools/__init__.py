@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 from sandbox_tools.tools.base import Tool
@@ -12,6 +13,7 @@ from sandbox_tools.tools.files import READ_FILE, WRITE_FILE
 from sandbox_tools.tools.listing import LIST_FILES
 from sandbox_tools.tools.preview import GET_PREVIEW_URL
 from sandbox_tools.tools.processes import PROCESS
+from sandbox_tools.tools.secrets import exec_with_secrets
 
 CATALOGUE: Final[tuple[Tool[Any], ...]] = (
     RUN_CODE,
@@ -25,4 +27,11 @@ CATALOGUE: Final[tuple[Tool[Any], ...]] = (
 )
 """Every tool, in the order in which clients list them."""
 
-__all__ = ["CATALOGUE"]
+
+def catalogue(secret_names: Sequence[str]) -> tuple[Tool[Any], ...]:
+    """Return the tools of a toolset whose commands may use these secrets; nobody else pays for listing them."""
+    with_secrets = exec_with_secrets(secret_names) if secret_names else EXEC
+    return tuple(with_secrets if tool is EXEC else tool for tool in CATALOGUE)
+
+
+__all__ = ["CATALOGUE", "catalogue"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
@@ -106,6 +106,19 @@ class ToolContext(Protocol):
     @property
     def kept(self) -> KeptProcesses:
         """What calls left running."""
+        ...
+
+    @property
+    def secret_names(self) -> tuple[str, ...]:
+        """The secrets that a command may use."""
+        ...
+
+    def secret_values(self, names: Sequence[str]) -> Mapping[str, str]:
+        """Return what these secrets are set to, for the request that sets them and nothing else."""
+        ...
+
+    def find_placeholder(self, text: str) -> str | None:
+        """Return the first placeholder of ours in a text; None: there is none."""
         ...
 
     def collect_output(self) -> CollectedOutput:

@@ -18,6 +18,7 @@ from sandbox_tools.tools.command import (
     checked_text,
     checked_timeout,
     describe_end,
+    refuse_placeholder,
 )
 
 MAX_CODE_BYTES: Final = 500_000
@@ -64,6 +65,7 @@ class RunCodeArguments(SandboxArguments):
 async def run_run_code(context: ToolContext, args: RunCodeArguments) -> Output:
     language = args.language or "python"
     code = _checked_code(args, language)
+    refuse_placeholder(context, "code", code)
     timeout_s = checked_timeout(args.timeout_s)
     output = context.collect_output()
     problem: SandboxResponseError | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
 from typing import Final
 
 import anyio
@@ -74,15 +75,35 @@ def is_text(value: str) -> bool:
     return value.isascii() or not any("\ud800" <= char <= "\udfff" for char in value)
 
 
+def refuse_placeholder(context: ToolContext, name: str, text: str) -> None:
+    """Raise ToolError when a text has a placeholder of ours: what it stands for is not what a program would get."""
+    mark = context.find_placeholder(text)
+    if mark is None:
+        return
+    secret = mark.removeprefix("[REDACTED:").removesuffix("]")
+    hint = (
+        f'Use ${secret} in exec instead, with secrets=["{secret}"].'
+        if secret in context.secret_names
+        else "Let the program take the text from where it is."
+    )
+    raise ToolError(f"{name} has {mark} in it, which stands for a text hidden from you. Nothing was run. {hint}")
+
+
 async def run_exec(context: ToolContext, args: ExecArguments) -> Output:
+    return await run_command(context, args, {})
+
+
+async def run_command(context: ToolContext, args: ExecArguments, envs: Mapping[str, str]) -> Output:
+    """Run a command with variables that its environment has beside those of the sandbox."""
     command = checked_argument("command", args.command, 'Give a shell command, such as "ls -la".')
+    refuse_placeholder(context, "command", command)
     timeout_s = None if args.timeout_s is None else checked_timeout(args.timeout_s)
     cwd = args.cwd and checked_text("cwd", args.cwd, "Give a directory, or leave it out.")
     output = context.collect_output()
     problem: SandboxResponseError
     try:
         process = await context.runtime.start_command(
-            command, cwd=cwd, stdin=bool(args.background), timeout_s=timeout_s, on_output=output.feed
+            command, cwd=cwd, envs=envs, stdin=bool(args.background), timeout_s=timeout_s, on_output=output.feed
         )
         result = await _waited(process, LOOK_S if args.background else WAIT_S)
     except SandboxResponseError as exc:

@@ -1,0 +1,173 @@
+"""What a user gives the processes of a sandbox as environment variables: secrets by name, and plain variables.
+
+A value lives in a handle, is registered with the redactor before any other code sees it, and is revealed only where a
+sandbox or a command is made with it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Final
+
+from sandbox_tools.errors import ConfigurationError, WeakSecretError
+from sandbox_tools.redaction import Registry, Secret
+from sandbox_tools.redaction.secret import Opaque, reveal
+
+_SECRET_NAME: Final = re.compile(r"[A-Z_][A-Z0-9_]{0,31}")
+"""Also what a placeholder can say."""
+
+_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+_LOOKS_SECRET: Final = re.compile(
+    r"(.*_)?(TOKEN|SECRETS?|PASSWORD|KEY|CREDENTIALS|DSN|DATABASE_URL)", re.IGNORECASE | re.DOTALL
+)
+
+_uses: Final[Counter[Secret]] = Counter()
+_lock: Final = threading.Lock()
+"""Several toolsets may be given the same value: the last one retires it."""
+
+
+class Environment(Opaque):
+    """Variables by name, each behind a handle."""
+
+    __slots__ = ("_by_name",)
+
+    def __init__(self, by_name: Mapping[str, Secret] | None = None) -> None:
+        self._by_name = dict(by_name or {})
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(self._by_name)
+
+    def values(self, names: Collection[str] | None = None) -> dict[str, str]:
+        """Return what these variables are, or all of them, for the request that sets them and nothing else."""
+        return {name: reveal(self._by_name[name]) for name in (self._by_name if names is None else names)}
+
+    def holds(self, secret: Secret) -> bool:
+        """Tell whether the value of a handle is in the value of a variable."""
+        return any(reveal(secret) in reveal(own) for own in self._by_name.values())
+
+
+@contextmanager
+def secrets_of(registry: Registry, given: Mapping[str, str] | Collection[str] | None) -> Iterator[Environment]:
+    """Register the secrets that commands may use, until the end of the block.
+
+    Args:
+        given: The values by name, or the names of variables of this process.
+
+    Raises:
+        ConfigurationError: A name cannot be one, is not set here, or its value cannot be a variable.
+        WeakSecretError: A value cannot be redacted. The message says why, and does not show it.
+    """
+    held: list[Secret] = []
+    try:
+        environment = _held_secrets(registry, _by_name(given), held)
+        del given  # a traceback shows the variables of a generator
+        yield environment
+    finally:
+        _release(registry, held)
+
+
+@contextmanager
+def variables_of(
+    registry: Registry, given: Mapping[str, str] | None, *, on_notice: Callable[[str], None]
+) -> Iterator[Environment]:
+    """Register those variables of a sandbox whose names say that they are secret, until the end of the block.
+
+    Args:
+        on_notice: Told of a value that should be redacted, and cannot be.
+
+    Raises:
+        ConfigurationError: No process can be given such a variable.
+    """
+    held: list[Secret] = []
+    try:
+        environment = _held_variables(registry, given or {}, held, on_notice)
+        del given
+        yield environment
+    finally:
+        _release(registry, held)
+
+
+def looks_secret(name: str) -> bool:
+    """Tell whether the name of a variable says that its value is secret."""
+    return _LOOKS_SECRET.fullmatch(name) is not None
+
+
+def _by_name(given: Mapping[str, str] | Collection[str] | None) -> Mapping[str, str]:
+    if isinstance(given, str):
+        raise ConfigurationError("secrets is a mapping of names to values, or a list of names.")
+    for name in given or ():
+        if not _SECRET_NAME.fullmatch(name):  # not repeated: it may be a value that was given in its place
+            raise ConfigurationError(
+                "A secret is given by the name of its variable: 1 to 32 of A-Z, 0-9 and _, such as GITHUB_TOKEN."
+            )
+    if given is None or isinstance(given, Mapping):
+        return given or {}
+    missing = [name for name in given if not os.environ.get(name)]
+    if missing:
+        raise ConfigurationError(f"The secret {missing[0]} is not set in the environment of this process.")
+    return {name: os.environ[name] for name in given}
+
+
+def register_variable(registry: Registry, name: str, value: str, *, on_notice: Callable[[str], None]) -> Secret | None:
+    """Register the value of a variable whose name says that it is secret; None: it does not, or it cannot be redacted.
+
+    Args:
+        on_notice: Told of a value that should be redacted, and cannot be.
+    """
+    if not looks_secret(name):
+        return None
+    try:
+        return registry.register(name.upper()[:32], value)
+    except WeakSecretError as exc:
+        problem = str(exc)
+    on_notice(f"{problem} It is passed on all the same, and is not redacted.")
+    return None
+
+
+def _held_secrets(registry: Registry, values: Mapping[str, str], held: list[Secret]) -> Environment:
+    secrets: dict[str, Secret] = {}
+    with _lock:
+        for name, value in values.items():
+            _check(name, value)
+            secrets[name] = _held(registry.register(name, value), held)
+    return Environment(secrets)
+
+
+def _held_variables(
+    registry: Registry, values: Mapping[str, str], held: list[Secret], on_notice: Callable[[str], None]
+) -> Environment:
+    variables: dict[str, Secret] = {}
+    with _lock:
+        for name, value in values.items():
+            _check(name, value)
+            secret = register_variable(registry, name, value, on_notice=on_notice)
+            variables[name] = Secret(name, value) if secret is None else _held(secret, held)
+    return Environment(variables)
+
+
+def _check(name: str, value: str) -> None:
+    is_unicode = value.isascii() or not any("\ud800" <= char <= "\udfff" for char in value)
+    if not _NAME.fullmatch(name) or "\0" in value or not is_unicode:
+        raise ConfigurationError("A variable of a sandbox has a name or a value that no process can be given.")
+
+
+def _held(secret: Secret, held: list[Secret]) -> Secret:
+    held.append(secret)
+    _uses[secret] += 1
+    return secret
+
+
+def _release(registry: Registry, held: list[Secret]) -> None:
+    with _lock:
+        _uses.subtract(held)
+        for secret in set(held):
+            if not _uses[secret]:
+                del _uses[secret]
+                registry.retire(secret)
