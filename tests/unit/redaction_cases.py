@@ -54,6 +54,7 @@ SECRETS = {
     "SELF_OVERLAP": _chars(4, string.ascii_lowercase) * 12,
     "STRONG20": _chars(20, string.ascii_letters + string.digits),
     "QUOTES": f"{_chars(12)}\"'\\%+/=&é{_chars(12)}ü\\n/",
+    "SINGLE_QUOTES": f"x{_chars(3)}'<{_chars(3)}'",
     "SHORT": f'q{_chars(4)}/"+ é%',
     "SHORT_PLAIN": _chars(8, string.ascii_letters + string.digits),
 }
@@ -93,18 +94,26 @@ SPREAD_ENCODINGS: dict[str, Callable[[str], bytes]] = {
 }
 
 
-RARE_ENCODINGS: dict[str, Callable[[str], bytes]] = {
+ESCAPES: dict[str, Callable[[str], bytes]] = {
     "html": lambda value: html.escape(value).encode(),
+    "html_text": lambda value: html.escape(value, quote=False).encode(),
+    "html_decimal_quote": lambda value: html.escape(value).replace("&#x27;", "&#39;").encode(),
+    "xml": lambda value: html.escape(value).replace("&#x27;", "&apos;").encode(),
+    "quoted_printable": lambda value: quopri.encodestring(value.encode()).replace(b"=\n", b""),
+    "repr": lambda value: repr(value)[1:-1].encode(),
+    "repr_bytes": lambda value: repr(value.encode())[2:-1].encode(),
+    "shell": lambda value: value.replace("'", "'\\''").encode(),
+    "shell_quote": lambda value: shlex.quote(value)[1:-1].encode(),
+    "shell_backslashes": lambda value: re.sub(r"([^\w@%+=:,./-])", r"\\\1", value).encode(),
+    "percent_twice": lambda value: quote(quote(value, safe=""), safe="").encode(),
+}
+"""Of these any value is found."""
+
+RARE_ENCODINGS: dict[str, Callable[[str], bytes]] = {
     "html_decimal": lambda value: "".join(f"&#{ord(char)};" for char in value).encode(),
     "html_hex": lambda value: "".join(f"&#x{ord(char):x};" for char in value).encode(),
     "html_hex_upper": lambda value: "".join(f"&#x{ord(char):X};" for char in value).encode(),
-    "quoted_printable": lambda value: quopri.encodestring(value.encode()),
     "quoted_printable_all": lambda value: "".join(f"={byte:02X}" for byte in value.encode()).encode(),
-    "repr": lambda value: repr(value).encode(),
-    "repr_bytes": lambda value: repr(value.encode()).encode(),
-    "shell": lambda value: shlex.quote(value).encode(),
-    "shell_words": lambda value: value.replace("'", "'\\''").encode(),
-    "percent_twice": lambda value: quote(quote(value, safe=""), safe="").encode(),
     "backslash_x": lambda value: "".join(f"\\x{byte:02x}" for byte in value.encode()).encode(),
     "backslash_x_upper": lambda value: "".join(f"\\x{byte:02X}" for byte in value.encode()).encode(),
     "backslash_u": lambda value: "".join(f"\\u{ord(char):04x}" for char in value).encode(),

@@ -15,6 +15,7 @@ from sandbox_tools.redaction.forms import forms_of
 from sandbox_tools.redaction.patterns import SPREAD_BYTES, Patterns
 from tests.unit.redaction_cases import (
     ENCODINGS,
+    ESCAPES,
     INNER_ENCODINGS,
     LOOKS,
     RARE_ENCODINGS,
@@ -53,7 +54,9 @@ spread = st.builds(
     st.sampled_from([*SPREAD_ENCODINGS.values()]),
 )
 rare = st.builds(
-    lambda name, encode: encode(SECRETS[name]), st.sampled_from(SPREADABLE), st.sampled_from([*RARE_ENCODINGS.values()])
+    lambda name, encode: encode(SECRETS[name]),
+    st.sampled_from(SPREADABLE),
+    st.sampled_from([*RARE_ENCODINGS.values(), *ESCAPES.values()]),
 )
 looks = st.builds(
     lambda name, look, size: look(SECRETS[name]).encode()[:size],
@@ -153,6 +156,14 @@ def test_nothing_is_left_of_a_secret_that_was_encoded_together_with_other_bytes(
 def test_nothing_is_left_of_a_secret_with_separators_in_it(name: str, encoding: str) -> None:
     output = b"- " + SPREAD_ENCODINGS[encoding](SECRETS[name]) + b" -"
     assert longest_leak(REDACTOR.data(output), protected_part(name)) <= TOLERATED_CHARS
+
+
+@pytest.mark.parametrize("name", ["QUOTES", "SHORT", "SINGLE_QUOTES"])
+@pytest.mark.parametrize("escape", sorted(ESCAPES))
+def test_an_escaped_secret_is_redacted_as_a_whole(name: str, escape: str) -> None:
+    form = ESCAPES[escape](SECRETS[name])
+    assert REDACTOR.data(b"- " + form + b" -") == f"- [REDACTED:{name}] -".encode()
+    assert redact_in_pieces(REDACTOR, b"- " + form + b" -", [1]) == f"- [REDACTED:{name}] -".encode()
 
 
 RARE_FORMS = {

@@ -30,6 +30,7 @@ PEM = f"-----BEGIN RSA PRIVATE KEY-----\n{PEM_BODY}-----END RSA PRIVATE KEY-----
 TOKENS = {
     "jwt": (f"session {SECRETS['JWT']}.", "session [REDACTED:unknown-jwt]."),
     "authorization": (f"> Authorization: Bearer {RANDOM}", "> Authorization: Bearer [REDACTED:unknown-credential]"),
+    "authorization_token": (f"authorization: Token {RANDOM}", "authorization: Token [REDACTED:unknown-credential]"),
     "authorization_json": (
         json.dumps({"Proxy-Authorization": f"Basic {RANDOM}"}),
         '{"Proxy-Authorization": "Basic [REDACTED:unknown-credential]"}',
