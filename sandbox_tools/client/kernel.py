@@ -33,6 +33,9 @@ RETRY_PAUSES_S: Final = (0.0, 0.1, 0.5, 1.0, 2.0, 4.0, 8.0)
 ANSWER_S: Final = 5.0
 """Time in which a run should begin, in seconds; else its connection is replaced, because it may be dead."""
 
+TAKE_BACK_S: Final = 0.5
+"""Time in which a run that waits for another one may still turn out to have begun, in seconds."""
+
 GONE_PAUSE_S: Final = 0.05
 """Between two looks whether a process is gone, in seconds."""
 
@@ -191,7 +194,8 @@ class Kernel:
         if run is None or self._stream is None:
             return
         run.stopping = True
-        with anyio.move_on_after(grace_s), suppress(SandboxRequestError):
+        waits = self.ready and not run.begun
+        with anyio.move_on_after(TAKE_BACK_S if waits else grace_s), suppress(SandboxRequestError):
             await self.interrupt_run(run.id)
             await run.over.wait()
         if run.over.is_set():
