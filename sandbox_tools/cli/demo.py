@@ -147,7 +147,7 @@ async def _use_the_tools(session: _Session, control: ControlPlane) -> str:
 
 
 async def _preview(session: _Session) -> None:
-    await session.call("exec", {"command": "python3 server.py", "background": True}, expect="Running in the background")
+    await session.call("exec", {"command": "python3 server.py", "background": True}, expect="running in the background")
     preview = await session.call("get_preview_url", {"port": PORT}, expect="/proxy/8000/")
     await _fetch(session.console, str((preview.structured_content or {})["url"]))
 
