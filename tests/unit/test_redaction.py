@@ -189,6 +189,14 @@ def test_nothing_is_left_of_a_strong_secret_in_a_rare_encoding(encoding: str) ->
             assert redact_in_pieces(REDACTOR, b"- " + form + b" -\n", sizes) == clean
 
 
+@pytest.mark.parametrize(
+    "encoding", ["html_decimal", "html_hex", "html_hex_upper", "decimal_list", "backslash_x", "backslash_x_upper"]
+)
+def test_characters_and_bytes_as_numbers_differ_and_both_are_found(encoding: str) -> None:
+    clean = REDACTOR.data(b"- " + RARE_FORMS[encoding](SECRETS["QUOTES"]) + b" -\n")
+    assert not shows_rarely_encoded(clean, SECRETS["QUOTES"], TOLERATED_CHARS + 1)
+
+
 @pytest.mark.parametrize("encoding", sorted(RARE_FORMS))
 def test_the_oracle_decodes_every_rare_encoding(encoding: str) -> None:
     output = b"- " + RARE_FORMS[encoding](SECRETS["STRONG20"]) + b" -\n"

@@ -75,6 +75,39 @@ def test_a_token_is_found_by_its_shape(kind: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "token",
+    [
+        *(
+            f"{prefix}{_chars(36)}"
+            for prefix in ("gho_", "ghu_", "ghs_", "ghr_", "npm_", "hf_", "rk_live_", "sk_live_")
+        ),
+        f"github_pat_{_chars(60)}",
+        f"xoxp-{_chars(30)}",
+        f"ASIA{_chars(16).upper()}",
+    ],
+)
+def test_a_token_is_found_by_its_prefix(token: str) -> None:
+    assert REDACTOR.text(f"<{token}>") == "<[REDACTED:unknown-token]>"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "client_secret",
+        "AWS_CREDENTIALS",
+        "x-api-key",
+        "apikey",
+        "access_key_id",
+        "access-key",
+        "accessKey",
+        "private_key",
+    ],
+)
+def test_a_token_is_found_by_its_name(name: str) -> None:
+    assert REDACTOR.text(f"{name}: {RANDOM}") == f"{name}: [REDACTED:unknown-secret]"
+
+
+@pytest.mark.parametrize(
     "text",
     [
         "token = os.environ['GITHUB_TOKEN']",
