@@ -14,8 +14,9 @@ import anyio
 
 from sandbox_tools.client.control import RuntimeAccess
 from sandbox_tools.client.preview_site import Previews
-from sandbox_tools.client.preview_upstream import Headers, PreviewAnswer, PreviewError, PreviewRequest
+from sandbox_tools.client.preview_upstream import PreviewAnswer, PreviewError, PreviewRequest
 from sandbox_tools.redaction import Redactor
+from sandbox_tools.wire.hops import Headers
 
 LIFETIME_S: Final = 3600.0
 """Time for which a path works after it was last asked for, in seconds."""

@@ -19,8 +19,9 @@ import h11
 
 from sandbox_tools.client.control import RuntimeAccess
 from sandbox_tools.client.preview_site import Previews
-from sandbox_tools.client.preview_upstream import Headers, PreviewAnswer, PreviewError, PreviewRequest, PreviewUpstream
+from sandbox_tools.client.preview_upstream import PreviewAnswer, PreviewError, PreviewRequest, PreviewUpstream
 from sandbox_tools.redaction import Redactor
+from sandbox_tools.wire.hops import Headers
 
 MAX_CONNECTIONS: Final = 256
 HEAD_TIMEOUT_S: Final = 30.0

@@ -8,7 +8,7 @@ app may see the token (wire contract 5.2) and show it, as a debug page does that
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
@@ -20,9 +20,8 @@ import httpx
 from sandbox_tools.client.control import RuntimeAccess
 from sandbox_tools.client.pinned import PinnedTransport
 from sandbox_tools.redaction import Redactor
+from sandbox_tools.wire.hops import HOP_BY_HOP, Headers, host_only, without
 from sandbox_tools.wire.preview import preview_url
-
-Headers = list[tuple[bytes, bytes]]
 
 SILENCE_S: Final = 600.0
 """Silence of an app after which a request is given up, in seconds."""
@@ -30,11 +29,7 @@ SILENCE_S: Final = 600.0
 _CONNECT_S: Final = 10.0
 _PIECE_BYTES: Final = 65_536
 
-_HOP_BY_HOP: Final = frozenset(
-    b"connection keep-alive proxy-authenticate proxy-authorization proxy-connection te trailer upgrade"
-    b" transfer-encoding".split()
-)
-_NOT_FORWARDED: Final = _HOP_BY_HOP | {
+_NOT_FORWARDED: Final = HOP_BY_HOP | {
     b"host",
     b"expect",
     b"accept-encoding",  # what is compressed cannot be searched for the token
@@ -189,14 +184,14 @@ class PreviewUpstream:
         self._transport = PinnedTransport(str(self._url), {"X-Access-Token": token, "e2b-traffic-access-token": token})
 
     def _response_headers(self, given: Headers, base: str) -> Headers:
-        dropped = _HOP_BY_HOP | ({b"content-length"} if _may_change(given) else set())
+        dropped = HOP_BY_HOP | ({b"content-length"} if _may_change(given) else set())
         return [
-            (name, self._redactor.data(self._for_page(name, value, base))) for name, value in _without(given, dropped)
+            (name, self._redactor.data(self._for_page(name, value, base))) for name, value in without(given, dropped)
         ]
 
     def _for_page(self, name: bytes, value: bytes, base: str) -> bytes:
         if name == b"set-cookie":
-            return _host_only(value)
+            return host_only(value)
         return self._moved(value, base) if name in (b"location", b"content-location") else value
 
     def _moved(self, location: bytes, base: str) -> bytes:
@@ -249,24 +244,12 @@ def _request_headers(given: Headers, base: str) -> Headers:
     is_chunked = any(name == b"transfer-encoding" for name, _ in given)  # then a length counts for nothing
     parts = urlsplit(base)
     return [
-        *_without(given, _NOT_FORWARDED | ({b"content-length"} if is_chunked else set())),
+        *without(given, _NOT_FORWARDED | ({b"content-length"} if is_chunked else set())),
         (b"accept-encoding", b"identity"),
         (b"x-forwarded-host", parts.netloc.encode("ascii")),
         (b"x-forwarded-proto", parts.scheme.encode("ascii")),
         *([(b"x-forwarded-prefix", parts.path.encode("ascii"))] if parts.path else []),
     ]
-
-
-def _without(headers: Iterable[tuple[bytes, bytes]], dropped: frozenset[bytes]) -> Headers:
-    """Leave out `dropped`, and the headers that Connection names."""
-    headers = [(name.lower(), value) for name, value in headers]
-    named = {token.strip().lower() for name, value in headers if name == b"connection" for token in value.split(b",")}
-    return [(name, value) for name, value in headers if name not in dropped | named]
-
-
-def _host_only(cookie: bytes) -> bytes:
-    """A cookie is for its own origin only, whatever the app says."""
-    return b";".join(part for part in cookie.split(b";") if part.split(b"=")[0].strip().lower() != b"domain")
 
 
 def _may_change(headers: Headers) -> bool:

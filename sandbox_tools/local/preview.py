@@ -22,11 +22,11 @@ from sandbox_tools.local.isolation import needs_namespaces
 from sandbox_tools.local.pipes import close_descriptor
 from sandbox_tools.local.sandbox import Sandbox
 from sandbox_tools.local.web import MAX_UPLOAD_BYTES, OwningResponse, body_chunks
+from sandbox_tools.wire.hops import HOP_BY_HOP, Headers, host_only, without
 
 MAX_TUNNELS: Final = 64
 """WebSockets of one sandbox."""
 
-Headers = list[tuple[bytes, bytes]]
 
 _MAX_CONNECTIONS: Final = 64
 _WRITE_TIMEOUT_S: Final = 60.0
@@ -34,11 +34,7 @@ _POOL_TIMEOUT_S: Final = 10.0
 _READ_TIMEOUT_S: Final = 600.0
 """Silence of the app after which a request is given up: nobody tells us when its caller has gone meanwhile."""
 
-_HOP_BY_HOP: Final = frozenset(
-    b"connection keep-alive proxy-authenticate proxy-authorization proxy-connection te trailer upgrade"
-    b" transfer-encoding".split()
-)
-_NOT_FOR_THE_APP: Final = _HOP_BY_HOP | {
+_NOT_FOR_THE_APP: Final = HOP_BY_HOP | {
     b"x-access-token",
     b"e2b-traffic-access-token",
     b"x-api-key",
@@ -86,7 +82,7 @@ class Target:
         """Return what the app gets: nothing that is for one hop or for us, and no value with a hidden text in it."""
         dropped = _NOT_FOR_THE_APP | _COOKIES if self.shares_origin else _NOT_FOR_THE_APP
         texts = [text.encode() for text in hidden]
-        headers = [pair for pair in _without(given, dropped) if not any(text in pair[1] for text in texts)]
+        headers = [pair for pair in without(given, dropped) if not any(text in pair[1] for text in texts)]
         # On its own origin the app sees the name that its pages see, or it would refuse their requests as foreign.
         host = self.host.encode("latin-1")
         forwarded = [(b"x-forwarded-host", host), (b"x-forwarded-proto", b"http")]
@@ -97,8 +93,8 @@ class Target:
 
     def response_headers(self, given: Iterable[tuple[bytes, bytes]]) -> Headers:
         """Return what the caller gets. A cookie is for its own origin only, whatever the app says."""
-        headers = _without(given, _HOP_BY_HOP | _COOKIES if self.shares_origin else _HOP_BY_HOP)
-        return [(name, _host_only(value) if name == b"set-cookie" else value) for name, value in headers]
+        headers = without(given, HOP_BY_HOP | _COOKIES if self.shares_origin else HOP_BY_HOP)
+        return [(name, host_only(value) if name == b"set-cookie" else value) for name, value in headers]
 
 
 class Previews:
@@ -186,23 +182,11 @@ def _response(upstream: httpcore.Response, target: Target) -> Response:
     return response
 
 
-def _without(headers: Iterable[tuple[bytes, bytes]], dropped: frozenset[bytes]) -> Headers:
-    """Leave out `dropped`, and the headers that Connection names."""
-    headers = [(name.lower(), value) for name, value in headers]
-    named = {token.strip().lower() for name, value in headers if name == b"connection" for token in value.split(b",")}
-    return [(name, value) for name, value in headers if name not in dropped | named]
-
-
-def _host_only(cookie: bytes) -> bytes:
-    attributes = cookie.split(b";")
-    return b";".join(part for part in attributes if part.split(b"=")[0].strip().lower() != b"domain")
-
-
 def _framed(headers: Headers, request: Request) -> Headers:
     """A body of unknown length is sent on as one; what else is said of its length counts for nothing."""
     if "transfer-encoding" not in request.headers:
         return headers
-    return [*_without(headers, frozenset({b"content-length"})), (b"transfer-encoding", b"chunked")]
+    return [*without(headers, frozenset({b"content-length"})), (b"transfer-encoding", b"chunked")]
 
 
 def _content(request: Request) -> AsyncIterator[bytes] | None:

@@ -7,7 +7,7 @@ size and time are capped, nothing is buffered, and nothing of ours is added.
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -15,6 +15,7 @@ import anyio
 import h11
 
 from sandbox_tools.local.outside import Link, relay
+from sandbox_tools.wire.hops import HOP_BY_HOP, Headers, without
 
 HEADER_TIMEOUT_S: Final = 10.0
 """For the whole request line with its headers."""
@@ -28,13 +29,8 @@ _HOST: Final = rb"(\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9._-]{1,253})"
 _AUTHORITY: Final = re.compile(_HOST + rb":([0-9]{1,5})")
 _ABSOLUTE: Final = re.compile(rb"(?i:http)://(" + _HOST + rb"(?::([0-9]{1,5}))?)(/[^#]*|\?[^#]*)?")
 
-_HOP_BY_HOP: Final = frozenset(
-    b"connection keep-alive proxy-authenticate proxy-authorization proxy-connection te trailer upgrade"
-    b" transfer-encoding".split()
-)
-_NOT_FORWARDED: Final = _HOP_BY_HOP | {b"host", b"expect"}
+_NOT_FORWARDED: Final = HOP_BY_HOP | {b"host", b"expect"}
 
-Headers = list[tuple[bytes, bytes]]
 Reach = Callable[[str, int], Awaitable[Link]]
 """Connects to a host and a port; raises ProxyError."""
 
@@ -201,7 +197,7 @@ async def _carry_answer(server: _Peer, peer: _Peer) -> str:
         except (OSError, TimeoutError):
             return "the server broke the connection, or was silent for too long"
         if isinstance(event, h11.Response):
-            headers = [*_without(event.headers, _HOP_BY_HOP), (b"connection", b"close")]
+            headers = [*without(event.headers, HOP_BY_HOP), (b"connection", b"close")]
             event = h11.Response(status_code=event.status_code, headers=headers, reason=event.reason)
         elif isinstance(event, h11.EndOfMessage):
             event = h11.EndOfMessage()
@@ -218,16 +214,9 @@ async def _carry_answer(server: _Peer, peer: _Peer) -> str:
 def _to_server(request: h11.Request, target: Target) -> Headers:
     """Return the headers of the caller, without what is between it and us, for this one request."""
     chunked = any(name == b"transfer-encoding" for name, _ in request.headers)
-    kept = _without(request.headers, _NOT_FORWARDED | ({b"content-length"} if chunked else set()))
+    kept = without(request.headers, _NOT_FORWARDED | ({b"content-length"} if chunked else set()))
     framing = [(b"transfer-encoding", b"chunked")] if chunked else []
     return [(b"host", target.authority), *kept, *framing, (b"connection", b"close")]
-
-
-def _without(headers: Iterable[tuple[bytes, bytes]], dropped: frozenset[bytes]) -> Headers:
-    """Leave out `dropped`, and the headers that Connection names."""
-    headers = list(headers)
-    named = {token.strip().lower() for name, value in headers if name == b"connection" for token in value.split(b",")}
-    return [(name, value) for name, value in headers if name not in dropped | named]
 
 
 def _host(text: bytes) -> str:

@@ -19,10 +19,11 @@ from starlette.requests import Request
 from starlette.types import Scope
 
 from sandbox_tools.local.background import place
-from sandbox_tools.local.preview import Headers, NotServedError, Stream, Target
+from sandbox_tools.local.preview import NotServedError, Stream, Target
 from sandbox_tools.local.preview_site import PreviewSite, target_of
 from sandbox_tools.local.web import RequestError
 from sandbox_tools.wire.envelope import WireError
+from sandbox_tools.wire.hops import Headers
 
 IDLE_S: Final = 3600.0
 """Without a byte in either direction, after which a connection is closed. Most apps send a ping now and then."""
