@@ -140,7 +140,7 @@ class RotationMachine(RuleBasedStateMachine):
         self.retired[value] = self.live.pop(value)
         self.registry.retire(self.retired[value])
 
-    @precondition(lambda self: self.retired)
+    @precondition(lambda self: self.retired and len(self.live) < registry.MAX_LIVE)
     @rule(number=st.integers(0, 100))
     def register_again(self, number: int) -> None:
         value = list(self.retired)[number % len(self.retired)]
