@@ -37,6 +37,7 @@ LAYERS: dict[str, set[str]] = {
         "errors",
         "local",
         "redaction",
+        "runtime",
         "sandboxes",
         "tools",
         "toolset",
