@@ -8,28 +8,23 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
-from typing import Final, TypeVar
+from typing import Final
 
 import anyio
 import httpx
 
+from sandbox_tools.client.call import Call
 from sandbox_tools.client.pinned import PinnedTransport
-from sandbox_tools.client.retry import with_retries
 from sandbox_tools.errors import (
     SandboxProtocolError,
     SandboxRequestError,
     SandboxResponseError,
-    SandboxTimeoutError,
-    SandboxUnreachableError,
 )
 from sandbox_tools.redaction import Secret
 from sandbox_tools.wire.envelope import parse_json_object
 from sandbox_tools.wire.errors import parse_error, parse_retry_after
-
-AnswerT = TypeVar("AnswerT")
 
 MAX_BODY_BYTES: Final = 16 * 1024 * 1024
 """Body that we buffer of one answer, in bytes; longer ones are only ever streamed."""
@@ -42,7 +37,6 @@ REQUEST_TIMEOUT_S: Final = 30.0
 STREAM_IDLE_TIMEOUT_S: Final = 100.0
 """Silence after which a stream counts as broken, in seconds. Servers send keepalives at least every 90 s (4.1)."""
 
-_CONNECT_TIMEOUT_S: Final = 10.0
 _ERROR_BODY_TIMEOUT_S: Final = 5.0
 
 _HEADERS: Final = {
@@ -51,8 +45,6 @@ _HEADERS: Final = {
     "accept-encoding": "identity",
     "user-agent": "sandbox-tools",
 }
-
-_LOST: Final = (httpx.NetworkError, OSError, anyio.BrokenResourceError, anyio.ClosedResourceError)
 
 _UNDECIDED: Final = (408, 499, 500, 502, 503, 504)
 """Statuses that do not say whether the work was done, unless the body gives a reason."""
@@ -74,7 +66,7 @@ class Response:
 class OpenStream:
     """A successful answer whose body is read piece by piece. Close it always."""
 
-    def __init__(self, response: httpx.Response, call: _Call) -> None:
+    def __init__(self, response: httpx.Response, call: Call) -> None:
         self._response = response
         self._call = call
 
@@ -260,7 +252,7 @@ class Transport:
         content: bytes | AsyncIterator[bytes] | None,
         params: Mapping[str, str] | None,
         headers: Mapping[str, str] | None,
-    ) -> _Call:
+    ) -> Call:
         all_headers = _HEADERS | {name.lower(): value for name, value in (headers or {}).items()}
         if body is not None:
             content = json.dumps(body, separators=(",", ":")).encode("utf-8", "surrogatepass")
@@ -271,9 +263,9 @@ class Transport:
         if request is None:
             raise SandboxProtocolError(operation, "its address cannot be used")
         is_safe = method in ("GET", "HEAD") if safe is None else safe
-        return _Call(request, self._pinned, operation, timeout_s, safe=is_safe)
+        return Call(request, self._pinned, operation, timeout_s, safe=is_safe)
 
-    async def _open(self, call: _Call) -> OpenStream:
+    async def _open(self, call: Call) -> OpenStream:
         """Send it once and return its successful answer, unread."""
         failure: SandboxRequestError | None = None
         response: httpx.Response | None = None
@@ -292,7 +284,7 @@ class Transport:
             raise call.invalid("it is compressed, which was not asked for")
         return stream
 
-    async def _response_error(self, stream: OpenStream, call: _Call) -> SandboxResponseError:
+    async def _response_error(self, stream: OpenStream, call: Call) -> SandboxResponseError:
         body = b""
         try:
             with anyio.move_on_after(_ERROR_BODY_TIMEOUT_S):
@@ -313,72 +305,6 @@ class Transport:
             retry_after_s=parse_retry_after(stream.headers.get("retry-after")),
             maybe_done=not call.safe and error.reason is None and stream.status in _UNDECIDED,
         )
-
-
-class _Call:
-    """One request, all its tries: whether any of it may have left, and what a failure of it means."""
-
-    def __init__(
-        self, request: httpx.Request, pinned: PinnedTransport, operation: str, timeout_s: float, *, safe: bool
-    ) -> None:
-        self.request: Final = request
-        self.pinned: Final = pinned
-        self.operation: Final = operation
-        self.safe: Final = safe
-        self._timeout_s = timeout_s
-        self._sent = False
-        connect_s = min(_CONNECT_TIMEOUT_S, timeout_s)
-        request.extensions = {
-            "timeout": {"connect": connect_s, "read": timeout_s, "write": timeout_s, "pool": timeout_s},
-            "trace": self._trace,
-        }
-        self._repeatable = isinstance(request.stream, httpx.ByteStream)
-        # What comes piece by piece from the caller takes the time that it takes.
-        self.head_scope: Final = anyio.CancelScope(deadline=self._deadline() if self._repeatable else math.inf)
-
-    async def tried(self, attempt: Callable[[], Awaitable[AnswerT]]) -> AnswerT:
-        """Return the answer of the first try that has one."""
-        return await with_retries(attempt, safe=self.safe) if self._repeatable else await attempt()
-
-    def timed_out(self) -> SandboxTimeoutError:
-        """Return the error for a deadline that passed."""
-        return SandboxTimeoutError(self.operation, self._timeout_s, maybe_done=self._maybe_done)
-
-    def failure(self, exc: Exception) -> SandboxRequestError:
-        """Return our error for an exception of httpx or of a socket."""
-        if isinstance(exc, SandboxRequestError):
-            return exc
-        if isinstance(exc, httpx.ConnectTimeout | httpx.ConnectError | httpx.PoolTimeout):
-            return SandboxUnreachableError(self.operation)
-        if isinstance(exc, httpx.TimeoutException):
-            return self.timed_out()
-        if isinstance(exc, _LOST) or (isinstance(exc, httpx.RemoteProtocolError) and _says_lost(exc)):
-            return SandboxUnreachableError(self.operation, was_sent=self._sent, maybe_done=self._maybe_done)
-        if isinstance(exc, httpx.RemoteProtocolError):
-            return self.invalid("it is not HTTP")
-        return self.invalid(f"it could not be sent or read ({type(exc).__name__})")
-
-    def invalid(self, what: str) -> SandboxProtocolError:
-        """Return the error for an answer that breaks a rule."""
-        return SandboxProtocolError(self.operation, what, maybe_done=self._maybe_done)
-
-    @property
-    def _maybe_done(self) -> bool:
-        return self._sent and not self.safe
-
-    async def _trace(self, event: str, info: Mapping[str, object]) -> None:
-        """Hear from httpcore how far it is. What is not about the connection counts as sent."""
-        self._sent = self._sent or not event.startswith("connection.")
-        if event.endswith("receive_response_headers.started"):
-            self.head_scope.deadline = self._deadline()
-
-    def _deadline(self) -> float:
-        return anyio.current_time() + self._timeout_s
-
-
-def _says_lost(exc: httpx.RemoteProtocolError) -> bool:
-    """Tell an end in the middle from bytes that are not HTTP; only the text of h11 and httpcore differs."""
-    return "disconnected" in str(exc) or "closed connection" in str(exc)
 
 
 async def _first_bytes(stream: OpenStream, count: int) -> bytes:

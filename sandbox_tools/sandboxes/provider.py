@@ -18,7 +18,6 @@ from sandbox_tools.client.preview_site import PreviewSite
 from sandbox_tools.client.runtime import RemoteRuntime
 from sandbox_tools.errors import (
     SandboxNotFoundError,
-    SandboxProtocolError,
     SandboxRequestError,
     SandboxResponseError,
     SandboxToolsError,
@@ -29,11 +28,11 @@ from sandbox_tools.local.child import local_service
 from sandbox_tools.redaction import Redactor
 from sandbox_tools.runtime import Runtime
 from sandbox_tools.sandboxes import owner
+from sandbox_tools.sandboxes.creation import Creation, create_or_find, isolation_text
 from sandbox_tools.sandboxes.held import Held
 from sandbox_tools.sandboxes.options import SandboxOptions
 from sandbox_tools.sandboxes.source import SandboxSource
-from sandbox_tools.wire.control import NewSandbox
-from sandbox_tools.wire.records import Isolation, SandboxInfo
+from sandbox_tools.wire.records import SandboxInfo
 
 _LOG: Final = logging.getLogger(__name__)
 
@@ -45,18 +44,6 @@ _HANG_UP_S: Final = 0.2
 
 RENEW_TIMEOUT_S: Final = 60.0
 """Time for getting access again, resuming a paused sandbox included, in seconds."""
-
-_FIND_PAUSES_S: Final = (0.0, 0.5, 2.0)
-"""Pauses before looking for a sandbox whose creation was not answered, in seconds."""
-
-
-class _Creation:
-    """A sandbox that is being created; every call that needs it waits for the same one."""
-
-    def __init__(self) -> None:
-        self.done = anyio.Event()
-        self.held: Held | None = None
-        self.failure: SandboxToolsError | None = None
 
 
 class Sandboxes:
@@ -80,7 +67,7 @@ class Sandboxes:
         self._preview_site = preview_site or PreviewProxy(tasks, Redactor(source.registry))
         self._held: dict[str, Held] = {}
         self._default_id: str | None = None
-        self._creation: _Creation | None = None
+        self._creation: Creation | None = None
         self._adopting = anyio.Lock()
         self._starting = anyio.Lock()
         self._control: ControlPlane | None = None
@@ -195,7 +182,7 @@ class Sandboxes:
     async def _created(self) -> Held:
         """Wait for the one creation. Giving up waiting does not give up the sandbox: it may be paid for."""
         if self._creation is None:
-            self._creation = _Creation()
+            self._creation = Creation()
             self._tasks.start_soon(self._create, self._creation)
         creation = self._creation
         await creation.done.wait()
@@ -203,11 +190,11 @@ class Sandboxes:
             raise creation.failure or SandboxUnreachableError("create a sandbox")
         return creation.held
 
-    async def _create(self, creation: _Creation) -> None:
+    async def _create(self, creation: Creation) -> None:
         try:
             control = await self._control_plane()
-            info, access = await _create_or_find(control, replace(self._options.new_sandbox(), metadata=owner.labels()))
-            self._on_notice(f"Sandbox {info.sandbox_id} is ready{_isolation_text(info.isolation)}.")
+            info, access = await create_or_find(control, replace(self._options.new_sandbox(), metadata=owner.labels()))
+            self._on_notice(f"Sandbox {info.sandbox_id} is ready{isolation_text(info.isolation)}.")
             creation.held = self._hold(info, access, control, owned=True)
             self._default_id = info.sandbox_id
         except SandboxToolsError as exc:
@@ -287,7 +274,7 @@ class Sandboxes:
                 with anyio.move_on_after(_HANG_UP_S, shield=True):
                     await self._control.aclose()
 
-    async def _close_created(self, creation: _Creation) -> None:
+    async def _close_created(self, creation: Creation) -> None:
         await creation.done.wait()
         if creation.held is not None:
             await self._close_one(creation.held)
@@ -308,31 +295,6 @@ class Sandboxes:
             self._source.registry.retire(token)
 
 
-async def _create_or_find(control: ControlPlane, new: NewSandbox) -> tuple[SandboxInfo, RuntimeAccess]:
-    """Create a sandbox; when nobody knows whether that happened, look for it by its key rather than pay for two."""
-    failure: SandboxRequestError
-    try:
-        return await control.create(new)
-    except SandboxRequestError as exc:
-        failure = exc
-    if failure.maybe_done or isinstance(failure, SandboxProtocolError):
-        for pause_s in _FIND_PAUSES_S:
-            await anyio.sleep(pause_s)
-            found = await _find(control, new.metadata[owner.KEY])
-            if found is not None:
-                return found
-    raise failure
-
-
-async def _find(control: ControlPlane, key: str) -> tuple[SandboxInfo, RuntimeAccess] | None:
-    try:
-        for info in (await control.list(metadata={owner.KEY: key})).items:
-            return await control.connect(info.sandbox_id)
-    except SandboxToolsError:
-        pass  # the failure of the creation is what the caller is told
-    return None
-
-
 def _may_be_gone(failure: SandboxRequestError) -> bool:
     if isinstance(failure, SandboxResponseError):
         return failure.status in (401, 404, 502, 503) and failure.reason in (None, "sandbox_not_found")
@@ -342,14 +304,3 @@ def _may_be_gone(failure: SandboxRequestError) -> bool:
 def _unknown(held: dict[str, Held]) -> ToolError:
     known = f" Your sandboxes: {', '.join(held)}." if held else ""
     return ToolError(f"There is no sandbox with this id. Leave sandbox_id out to use your default one.{known}")
-
-
-def _isolation_text(isolation: Isolation | None) -> str:
-    if isolation is None:
-        return ""
-    limits = [f"{kind} limits: {', '.join(names) or 'none'}" for kind, names in _limits(isolation)]
-    return f" (isolation: {isolation.level}, {isolation.launcher} launcher; {'; '.join(limits)})"
-
-
-def _limits(isolation: Isolation) -> tuple[tuple[str, tuple[str, ...]], ...]:
-    return ("hard", isolation.hard_limits), ("soft", isolation.soft_limits)
