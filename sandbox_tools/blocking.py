@@ -44,7 +44,7 @@ class BlockingToolset:
         adopt: bool = True,
         private_previews: bool = False,
         secrets: Mapping[str, str] | Collection[str] | None = None,
-        envs: Mapping[str, str] | None = None,
+        envs: Mapping[str, str] | Collection[str] | None = None,
         on_notice: Callable[[str], None] | None = None,
     ) -> Iterator[BlockingToolset]:
         """Open a toolset; leaving it deletes the sandboxes that it created. See `Toolset.open`."""

@@ -12,16 +12,19 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Final
+from typing import Final, TypeAlias
 
 from sandbox_tools.errors import ConfigurationError, WeakSecretError
 from sandbox_tools.redaction import Registry, Secret
 from sandbox_tools.redaction.secret import Opaque, reveal
 
-_SECRET_NAME: Final = re.compile(r"[A-Z_][A-Z0-9_]{0,31}")
-"""Also what a placeholder can say."""
+Given: TypeAlias = Mapping[str, str] | Collection[str]
+"""Values by name, or names of variables of this process."""
 
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+_SECRET_NAME: Final = re.compile(r"[A-Z_][A-Z0-9_]{0,31}")
+"""A name that a placeholder can show."""
 
 _LOOKS_SECRET: Final = re.compile(
     r"(.*_)?(TOKEN|SECRETS?|PASSWORD|KEY|CREDENTIALS|DSN|DATABASE_URL)", re.IGNORECASE | re.DOTALL
@@ -54,41 +57,41 @@ class Environment(Opaque):
 
 
 @contextmanager
-def secrets_of(registry: Registry, given: Mapping[str, str] | Collection[str] | None) -> Iterator[Environment]:
+def secrets_of(registry: Registry, given: Given | None) -> Iterator[Environment]:
     """Register the secrets that commands may use, until the end of the block.
 
     Args:
-        given: The values by name, or the names of variables of this process.
+        given: Each of them can be redacted, or is refused.
 
     Raises:
-        ConfigurationError: A name cannot be one, is not set here, or its value cannot be a variable.
+        ConfigurationError: No process can be given such a variable, or it is not set here.
         WeakSecretError: A value cannot be redacted. The message says why, and does not show it.
     """
     held: list[Secret] = []
     try:
-        environment = _held_secrets(registry, _by_name(given), held)
-        del given  # a traceback shows the variables of a generator
+        values = _by_name(given, _SECRET_NAME, "A secret is named like GITHUB_TOKEN: 1 to 32 of A-Z, 0-9 and _.")
+        environment = _held_secrets(registry, values, held)
+        del given, values  # a traceback shows the variables of a generator
         yield environment
     finally:
         _release(registry, held)
 
 
 @contextmanager
-def variables_of(
-    registry: Registry, given: Mapping[str, str] | None, *, on_notice: Callable[[str], None]
-) -> Iterator[Environment]:
+def variables_of(registry: Registry, given: Given | None, *, on_notice: Callable[[str], None]) -> Iterator[Environment]:
     """Register those variables of a sandbox whose names say that they are secret, until the end of the block.
 
     Args:
         on_notice: Told of a value that should be redacted, and cannot be.
 
     Raises:
-        ConfigurationError: No process can be given such a variable.
+        ConfigurationError: No process can be given such a variable, or it is not set here.
     """
     held: list[Secret] = []
     try:
-        environment = _held_variables(registry, given or {}, held, on_notice)
-        del given
+        values = _by_name(given, _NAME, "A variable is named like LOG_LEVEL: letters, digits and _.")
+        environment = _held_variables(registry, values, held, on_notice)
+        del given, values
         yield environment
     finally:
         _release(registry, held)
@@ -99,19 +102,16 @@ def looks_secret(name: str) -> bool:
     return _LOOKS_SECRET.fullmatch(name) is not None
 
 
-def _by_name(given: Mapping[str, str] | Collection[str] | None) -> Mapping[str, str]:
+def _by_name(given: Given | None, names: re.Pattern[str], rule: str) -> Mapping[str, str]:
     if isinstance(given, str):
-        raise ConfigurationError("secrets is a mapping of names to values, or a list of names.")
-    for name in given or ():
-        if not _SECRET_NAME.fullmatch(name):  # not repeated: it may be a value that was given in its place
-            raise ConfigurationError(
-                "A secret is given by the name of its variable: 1 to 32 of A-Z, 0-9 and _, such as GITHUB_TOKEN."
-            )
+        raise ConfigurationError("secrets and envs are mappings of names to values, or lists of names.")
+    if not all(names.fullmatch(name) for name in given or ()):
+        raise ConfigurationError(rule)  # without what was given: it may be a value in the place of a name
     if given is None or isinstance(given, Mapping):
         return given or {}
-    missing = [name for name in given if not os.environ.get(name)]
+    missing = [name for name in given if name not in os.environ]
     if missing:
-        raise ConfigurationError(f"The secret {missing[0]} is not set in the environment of this process.")
+        raise ConfigurationError(f"{missing[0]} is not set in the environment of this process.")
     return {name: os.environ[name] for name in given}
 
 
@@ -154,8 +154,8 @@ def _held_variables(
 
 def _check(name: str, value: str) -> None:
     is_unicode = value.isascii() or not any("\ud800" <= char <= "\udfff" for char in value)
-    if not _NAME.fullmatch(name) or "\0" in value or not is_unicode:
-        raise ConfigurationError("A variable of a sandbox has a name or a value that no process can be given.")
+    if "\0" in value or not is_unicode:
+        raise ConfigurationError(f"The value of {name} cannot be that of a variable: it has a NUL, or is no Unicode.")
 
 
 def _held(secret: Secret, held: list[Secret]) -> Secret:

@@ -112,7 +112,7 @@ class Toolset:
         private_previews: bool = False,
         preview_site: PreviewSite | None = None,
         secrets: Mapping[str, str] | Collection[str] | None = None,
-        envs: Mapping[str, str] | None = None,
+        envs: Mapping[str, str] | Collection[str] | None = None,
         on_notice: Callable[[str], None] | None = None,
     ) -> AsyncIterator[Toolset]:
         """Open a toolset; leaving it deletes the sandboxes that it created.
@@ -135,8 +135,8 @@ class Toolset:
             preview_site: Where private previews are served instead, such as by an HTTP server.
             secrets: What commands may use without the model seeing it: values by name, or names of variables of this
                 process. A command that names one has it as a variable of its environment, and nothing else has.
-            envs: Variables of every process in the sandboxes that this toolset creates. All code there can read them;
-                those whose names say that they are secret (`..._TOKEN`, `..._KEY` ...) are redacted.
+            envs: Variables of every process in the sandboxes that this toolset creates, given likewise. All code there
+                can read them; those whose names say that they are secret (`..._TOKEN`, `..._KEY` ...) are redacted.
             on_notice: Told where the tools run, and of a variable that cannot be redacted; default: the log, at INFO.
 
         Raises:

@@ -29,12 +29,25 @@ _MinIsolation = Annotated[
         help="The least isolation of a sandbox on this machine: namespaces (default), or landlock, which is weaker.",
     ),
 ]
+_Secret = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME",
+        help="Variable of this environment that commands may use without the model seeing its value. Repeatable.",
+    ),
+]
+_Env = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NAME", help="Variable of this environment to set in sandboxes. Repeatable."),
+]
 
 
 @app.command()
 def mcp(
     internet: _Internet = False,
     min_isolation: _MinIsolation = None,
+    secret: _Secret = None,
+    env: _Env = None,
     private_previews: Annotated[
         bool, typer.Option("--private-previews", help="Only a browser on this machine can open previews.")
     ] = False,
@@ -42,7 +55,13 @@ def mcp(
     """Serve the tools over MCP on stdin and stdout."""
     from sandbox_tools.adapters.mcp.stdio import main  # noqa: PLC0415 - heavy, only for this command
 
-    main(internet=internet, min_isolation=min_isolation, private_previews=private_previews)
+    main(
+        internet=internet,
+        min_isolation=min_isolation,
+        private_previews=private_previews,
+        secrets=secret or (),
+        envs=env or (),
+    )
 
 
 @app.command()
@@ -98,8 +117,11 @@ def local(
 def call(
     tool: Annotated[str, typer.Argument(help="Name of the tool, such as exec.")],
     arguments: Annotated[str, typer.Argument(help='Its arguments as JSON, such as \'{"command": "ls"}\'.')] = "{}",
+    *,
     internet: _Internet = False,
     min_isolation: _MinIsolation = None,
+    secret: _Secret = None,
+    env: _Env = None,
 ) -> None:
     """Call one tool in a new sandbox and print exactly the text that a model would read."""
     from sandbox_tools.blocking import BlockingToolset  # noqa: PLC0415 - heavy, only for this command
@@ -107,7 +129,13 @@ def call(
 
     parsed = _json_object(arguments)
     try:
-        with BlockingToolset.open(internet=internet, min_isolation=min_isolation, on_notice=_say) as tools:
+        with BlockingToolset.open(
+            internet=internet,
+            min_isolation=min_isolation,
+            secrets=secret or (),
+            envs=env or (),
+            on_notice=_say,
+        ) as tools:
             result = tools.call(tool, parsed)
     except SandboxToolsError as exc:
         _say(str(exc))

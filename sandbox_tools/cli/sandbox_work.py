@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 import anyio
 import typer
 
 from sandbox_tools.cli.sandbox_session import Session
+from sandbox_tools.environment import register_variable
 from sandbox_tools.errors import SandboxNotFoundError, SandboxToolsError
+from sandbox_tools.redaction import default_registry
 from sandbox_tools.sandboxes import owner
 from sandbox_tools.wire.control import MAX_TTL_S, NewSandbox, VolumeMount
 from sandbox_tools.wire.network import NetworkRules
@@ -108,10 +112,15 @@ def pairs(items: Sequence[str], option: str) -> dict[str, str]:
 
 
 def environment(names: Sequence[str]) -> dict[str, str]:
-    """Return variables of this process: a value on the command line would be readable by everybody here."""
+    """Return variables of this process: a value on the command line would be readable by everybody here.
+
+    Those whose names say that they are secret are redacted from now on.
+    """
     missing = [name for name in names if name not in os.environ]
     if missing:
         raise typer.BadParameter(f"{missing[0].partition('=')[0]} is not a variable that is set.", param_hint="--env")
+    for name in names:
+        register_variable(default_registry(), name, os.environ[name], on_notice=partial(print, file=sys.stderr))
     return {name: os.environ[name] for name in names}
 
 

@@ -86,7 +86,7 @@ def refuse_placeholder(context: ToolContext, name: str, text: str) -> None:
         if secret in context.secret_names
         else "Let the program take the text from where it is."
     )
-    raise ToolError(f"{name} has {mark} in it, which stands for a text hidden from you. Nothing was run. {hint}")
+    raise ToolError(f"{name} has {mark} in it, which stands for a text hidden from you. Nothing was done. {hint}")
 
 
 async def run_exec(context: ToolContext, args: ExecArguments) -> Output:

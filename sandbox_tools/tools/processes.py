@@ -9,7 +9,7 @@ from pydantic import Field
 from sandbox_tools.errors import SandboxResponseError, ToolError
 from sandbox_tools.runtime import ExecResult
 from sandbox_tools.tools.base import Output, SandboxArguments, Tool, ToolContext, ToolHints
-from sandbox_tools.tools.command import LOOK_S, MAX_TIMEOUT_S, WAIT_S, describe_end, is_text
+from sandbox_tools.tools.command import LOOK_S, MAX_TIMEOUT_S, WAIT_S, describe_end, is_text, refuse_placeholder
 from sandbox_tools.tools.kept import KeptProcess
 
 
@@ -31,6 +31,7 @@ async def run_process(context: ToolContext, args: ProcessArguments) -> Output:
     if args.action == "kill":
         return Output(text=await _kill(kept))
     if args.action == "input":
+        refuse_placeholder(context, "text", args.text or "")
         await _write(kept, args.text)
     return Output(text=await describe_process(kept, _wait_s(args)))
 

@@ -7,9 +7,8 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import AsyncIterable, Callable
+from collections.abc import AsyncIterable, Callable, Collection
 from contextlib import AbstractAsyncContextManager
-from functools import partial
 from typing import Final, TypeAlias
 
 import anyio
@@ -63,12 +62,28 @@ async def serve_stdio(open_toolset: Callable[[], AbstractAsyncContextManager[Too
                 os._exit(status)
 
 
-def main(*, internet: bool = False, min_isolation: str | None = None, private_previews: bool = False) -> None:
-    """Serve the default toolset: SeaCloud when `SEACLOUD_API_KEY` is set, else a local sandbox."""
-    open_toolset = partial(
-        Toolset.open, internet=internet, min_isolation=min_isolation, private_previews=private_previews
+def main(
+    *,
+    internet: bool = False,
+    min_isolation: str | None = None,
+    private_previews: bool = False,
+    secrets: Collection[str] = (),
+    envs: Collection[str] = (),
+) -> None:
+    """Serve the default toolset: SeaCloud when `SEACLOUD_API_KEY` is set, else a local sandbox.
+
+    `secrets` and `envs` are names of variables of this process.
+    """
+    anyio.run(
+        serve_stdio,
+        lambda: Toolset.open(
+            internet=internet,
+            min_isolation=min_isolation,
+            private_previews=private_previews,
+            secrets=secrets,
+            envs=envs,
+        ),
     )
-    anyio.run(serve_stdio, open_toolset)
 
 
 def log_to_stderr(redactor: Redactor) -> None:
