@@ -135,7 +135,8 @@ def _check_tree(tree: str) -> None:
 
 def _etc_binds() -> Iterator[tuple[str, str]]:
     """Yield the real file of each: a link such as /etc/localtime would point out of what is mounted."""
-    for path in _ETC:
+    java = sorted(map(str, Path("/etc").glob("java-*-openjdk")))  # Debian keeps its security settings there
+    for path in (*_ETC, *java):
         real = Path(path).resolve()
         if real.exists():
             yield str(real), path

@@ -120,6 +120,7 @@ def test_a_server_started_with_an_ampersand_lives_on(tools: BlockingToolset) -> 
     [
         ("bash", "bash", 'a=(1 2 3); echo "${a[2]}"'),
         ("r", "Rscript", "cat(1 + 2)"),
+        ("java", "jshell", "System.out.println(1 + 2);"),
         ("typescript", "tsx", "const x: number = await Promise.resolve(3); console.log(x)"),
     ],
 )
