@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Final
 
 from sandbox_tools.redaction.budget import Budget
@@ -12,6 +13,8 @@ from sandbox_tools.redaction.secret import Opaque
 from sandbox_tools.redaction.shapes import find_shapes
 from sandbox_tools.redaction.tally import Counts
 from sandbox_tools.redaction.walk import Walk
+
+_LOG: Final = logging.getLogger(__name__)
 
 _PIECE_BYTES: Final = 64 * 1024
 """Scanned at once: small enough for the processor's cache, large enough to make the work per piece disappear."""
@@ -75,6 +78,19 @@ class Redactor(Opaque):
     def find_placeholder(self, text: str) -> str | None:
         """Return the first mark in a text that a redactor of this registry may have written; None: there is none."""
         return find_mark(text) and find_mark(text, self._registry.names())
+
+    def trips(self, data: bytes, channel: str) -> bool:
+        """Tell whether a registered value is in bytes that are about to leave by `channel`; then they must not.
+
+        The tripwire: it rewrites nothing, counts, and logs the channel and the name. It should never find anything,
+        because everything was redacted before.
+        """
+        name = self._registry.first_in(data)
+        if name is None:
+            return False
+        self._registry.tally.count_blocked(channel)
+        _LOG.error("blocked: %s was about to leave by %s", name, channel)
+        return True
 
     def counts(self) -> Counts:
         """Return how often something was redacted with this registry, by this and by every other redactor of it."""

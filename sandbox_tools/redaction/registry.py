@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import threading
 import unicodedata
@@ -42,7 +43,7 @@ class Registry(Opaque):
         tally: How often they were redacted.
     """
 
-    __slots__ = ("_by_value", "_lock", "_parts", "_retired", "_snapshot", "tally")
+    __slots__ = ("_by_value", "_lock", "_parts", "_plain", "_retired", "_snapshot", "tally")
 
     def __init__(self) -> None:
         self.tally: Final = Tally()
@@ -51,6 +52,8 @@ class Registry(Opaque):
         self._parts: dict[Secret, Patterns] = {}
         self._retired: dict[Secret, None] = {}
         self._snapshot = Patterns()
+        self._plain: tuple[tuple[bytes, str], ...] = ()
+        """Every value as it is and as JSON writes it, with its name; replaced, never changed."""
 
     def register(self, name: str, value: str) -> Secret:
         """Redact `value` as `[REDACTED:name]` from now on and return its handle.
@@ -92,6 +95,13 @@ class Registry(Opaque):
         """Return what to look for now."""
         return self._snapshot
 
+    def first_in(self, data: bytes) -> str | None:
+        """Return the name of a value that is in `data` as it is, or as JSON writes it; None: there is none.
+
+        A plain search that shares nothing with the patterns: for a last look at what the redactor made.
+        """
+        return next((name for form, name in self._plain if form in data), None)
+
     def _known(self, value: str) -> Secret | None:
         secret = self._by_value.get(value)
         if secret is not None:
@@ -110,6 +120,7 @@ class Registry(Opaque):
         self._by_value[value] = secret
         self._parts[secret] = part
         self._snapshot = snapshot
+        self._plain += tuple((form, name) for form in _plain_forms(value))
         return secret
 
     def _forget(self, secrets: Iterable[Secret]) -> None:
@@ -117,12 +128,21 @@ class Registry(Opaque):
         for secret in secrets:
             del self._retired[secret], self._parts[secret], self._by_value[reveal(secret)]
         self._snapshot = Patterns.merged(self._parts.values())
+        self._plain = tuple(
+            (form, secret.name) for value, secret in self._by_value.items() for form in _plain_forms(value)
+        )
 
 
 @lru_cache(maxsize=1)
 def default_registry() -> Registry:
     """Return the registry of this process."""
     return Registry()
+
+
+def _plain_forms(value: str) -> tuple[bytes, ...]:
+    """Return what a JSON document that holds `value` has in it; mostly that is only the value itself."""
+    escaped = (json.dumps(value, ensure_ascii=ascii_only)[1:-1] for ascii_only in (True, False))
+    return tuple(dict.fromkeys(form.encode() for form in (value, *escaped)))
 
 
 def _problem(value: str) -> str | None:

@@ -16,10 +16,13 @@ class Counts:
         placeholders: Placeholders written, by the name in them. A text that passes two redactors, such as the output
             of a tool and the MCP message that carries it, is counted where the value was.
         withheld: Outputs and values that were withheld, in whole or from some place on.
+        blocked: Messages that held a value although they had been redacted, by the channel that they were about to
+            leave by. Each is a fault in this package.
     """
 
     placeholders: Mapping[str, int]
     withheld: int
+    blocked: Mapping[str, int]
 
 
 class Tally:
@@ -29,6 +32,7 @@ class Tally:
         self._lock = threading.Lock()
         self._placeholders: Counter[str] = Counter()
         self._withheld = 0
+        self._blocked: Counter[str] = Counter()
 
     def count_placeholder(self, name: str) -> None:
         """Count one."""
@@ -40,7 +44,12 @@ class Tally:
         with self._lock:
             self._withheld += 1
 
+    def count_blocked(self, channel: str) -> None:
+        """Count one."""
+        with self._lock:
+            self._blocked[channel] += 1
+
     def counts(self) -> Counts:
         """Return the counts now."""
         with self._lock:
-            return Counts(placeholders=dict(self._placeholders), withheld=self._withheld)
+            return Counts(placeholders=dict(self._placeholders), withheld=self._withheld, blocked=dict(self._blocked))

@@ -149,6 +149,7 @@ async def test_no_byte_on_stdout_or_stderr_of_the_stdio_server_holds_it(tmp_path
         await client.read_to_end()
     assert client.stdout.count(b"[REDACTED") > 3
     assert b"a log line with [REDACTED" in client.stderr
+    assert b"blocked:" not in client.stderr
     assert_no_secret(client.stdout, client.stderr)
 
 

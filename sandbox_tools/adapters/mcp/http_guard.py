@@ -12,7 +12,11 @@ from typing import Final
 
 from starlette.types import Message, Send
 
+from sandbox_tools.adapters.mcp.guard import instead_of
 from sandbox_tools.redaction import Redactor
+
+HTTP: Final = "MCP over HTTP"
+"""What the counter of blocked messages calls this channel."""
 
 MAX_MESSAGE_BYTES: Final = 64 * 1024 * 1024
 """The longest message that is held to be redacted, in bytes; a longer one is withheld. Results are far smaller."""
@@ -48,7 +52,8 @@ class RedactedResponse:
             await self._send(message)
 
     async def _begin(self, message: Message) -> None:
-        self._start = message
+        headers = [pair for pair in message.get("headers", []) if not self._redactor.trips(pair[1], HTTP)]
+        message = self._start = {**message, "headers": headers}
         self._is_events = _header(message, b"content-type").startswith(b"text/event-stream")
         if self._is_events:
             await self._send(message)
@@ -66,7 +71,7 @@ class RedactedResponse:
 
     async def _whole_body(self) -> None:
         """Only now is the length known."""
-        body = redacted_json(bytes(self._held), self._redactor)
+        body = self._checked(redacted_json(bytes(self._held), self._redactor))
         headers = [(name, value) for name, value in self._start.get("headers", []) if name != b"content-length"]
         await self._send({**self._start, "headers": [*headers, (b"content-length", b"%d" % len(body))]})
         await self._send({"type": "http.response.body", "body": body, "more_body": False})
@@ -76,16 +81,22 @@ class RedactedResponse:
         end = max((self._held.rfind(mark) + len(mark) for mark in _END_OF_EVENT if mark in self._held), default=0)
         ready = bytes(self._held[: end if more else None])
         del self._held[: len(ready)]
-        return b"".join(redacted_line(line, self._redactor) for line in ready.splitlines(keepends=True))
+        return b"".join(self._line(line) for line in ready.splitlines(keepends=True))
 
+    def _line(self, line: bytes) -> bytes:
+        """Redact one line of an event stream; the SDK writes a message in one `data:` line."""
+        if not line.startswith(b"data:"):
+            return self._checked(self._redactor.data(line))
+        text = line[5:].strip(b" \r\n")
+        if not text:
+            return line
+        message = self._checked(redacted_json(text, self._redactor))
+        ending = line[len(line.rstrip(b"\r\n")) :]
+        return (b"data: " + message if message else b":") + ending  # the latter is a comment
 
-def redacted_line(line: bytes, redactor: Redactor) -> bytes:
-    """Redact one line of an event stream; the SDK writes a message in one `data:` line."""
-    if not line.startswith(b"data:"):
-        return redactor.data(line)
-    text = line[5:].strip(b" \r\n")
-    ending = line[len(line.rstrip(b"\r\n")) :]
-    return b"data: " + redacted_json(text, redactor) + ending if text else line
+    def _checked(self, data: bytes) -> bytes:
+        """Return what may be sent of data that was redacted: all of it, if nothing went wrong."""
+        return instead_of(data, self._redactor) if self._redactor.trips(data, HTTP) else data
 
 
 def redacted_json(body: bytes, redactor: Redactor) -> bytes:
