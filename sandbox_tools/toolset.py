@@ -19,6 +19,7 @@ from sandbox_tools.environment import Environment, secrets_of, variables_of
 from sandbox_tools.errors import ConfigurationError, SandboxRequestError, SandboxToolsError, ToolError
 from sandbox_tools.output import DEFAULT_MAX_CHARS, fit
 from sandbox_tools.redaction import Redactor, Secret, default_registry
+from sandbox_tools.redaction.blobs import is_clean
 from sandbox_tools.runtime import Runtime
 from sandbox_tools.sandboxes import (
     DEFAULT_TEMPLATE,
@@ -229,9 +230,9 @@ class Toolset:
         # Half of a surrogate pair cannot be sent by any adapter.
         redact = self.redactor.text if output.is_error else self.redactor.output
         text = redact(output.text).encode("utf-8", "replace").decode()
-        images = tuple(image for image in output.images if not self._holds_secret(image))
-        if len(images) < len(output.images):
-            text += "\n(An image was withheld: it contains a secret.)"
+        images = tuple(image for image in output.images if is_clean(self.redactor, image.data))
+        if withheld := len(output.images) - len(images):
+            text += f"\n(Withheld: {withheld} of {len(output.images)} images, for a secret or what cannot be searched.)"
         structured = self.redactor.walk(output.structured)
         return ToolResult(
             text=fit(text, self._max_output_chars),
@@ -239,9 +240,6 @@ class Toolset:
             images=images,
             structured=structured if isinstance(structured, dict) else None,
         )
-
-    def _holds_secret(self, image: Image) -> bool:
-        return self.redactor.data(image.data) != image.data
 
 
 @dataclass(frozen=True, slots=True)

@@ -64,7 +64,7 @@ BY_HAND = (
     ("logs.py", "self._redactor.text(self._inner.format(record))", "self._inner.format(record)"),
     ("../toolset.py", "self.redactor.text if output.is_error else self.redactor.output", "str"),
     ("../toolset.py", "self.redactor.walk(output.structured)", "output.structured"),
-    ("../toolset.py", "self.redactor.data(image.data) != image.data", "False"),
+    ("../toolset.py", "is_clean(self.redactor, image.data)", "True"),
     ("../collect.py", ", self._redactor.output)", ")"),
 )
 

@@ -194,7 +194,7 @@ async def test_figures_are_images_and_images_with_a_secret_are_withheld() -> Non
     toolset = fake_toolset(FakeRuntime(code_result=CodeResult(results=results)), secrets={"TOKEN": token})
     result = await toolset.call("run_code", {"code": "plot()"})
     assert [image.data for image in result.images] == [PNG]
-    assert "An image was withheld: it contains a secret." in result.text
+    assert "(Withheld: 1 of 2 images, for a secret or what cannot be searched.)" in result.text
 
 
 async def test_one_shot_languages_answer_like_commands_and_a_missing_program_names_what_works() -> None:
