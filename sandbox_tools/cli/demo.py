@@ -33,7 +33,7 @@ from rich.text import Text
 
 from sandbox_tools.client.control import ControlPlane
 from sandbox_tools.local.isolation import MinIsolation, probe
-from sandbox_tools.redaction import Redactor, Registry
+from sandbox_tools.redaction import Redactor, default_registry
 
 PORT: Final = 8000
 
@@ -79,7 +79,7 @@ def run_demo() -> int:
 
 async def _demo(console: Console) -> None:
     minimum = await _choose_isolation(console)
-    registry = Registry()
+    registry = default_registry()
     key = secrets.token_urlsafe(32)
     api_key = registry.register("SEACLOUD_API_KEY", key)
     async with _local_service(key, minimum) as base_url:

@@ -1,0 +1,65 @@
+"""Real processes that log everything, use a real service, and break: nothing that they print holds a token."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.local.service import LocalServer
+
+SCRIPT = str(Path(__file__).with_name("crashing.py"))
+
+
+def run(server: LocalServer, tmp_path: Path, how: str) -> tuple[subprocess.CompletedProcess[bytes], list[str]]:
+    """Run the script; return also the tokens that were at hand."""
+    tokens = tmp_path / "tokens"
+    settings = {
+        "SEACLOUD_BASE_URL": server.base_url,
+        "SEACLOUD_API_KEY": server.api_key,
+        "PYTHONPATH": str(Path.cwd()),
+        "XDG_STATE_HOME": str(tmp_path),
+    }
+    done = subprocess.run(
+        [sys.executable, "-X", "dev", SCRIPT, how, str(tokens)],
+        env={**os.environ, **settings},
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    found = tokens.read_text().splitlines()
+    assert len(found) == 3  # the API key, the token of the sandbox, and one that the user gave to it
+    return done, found
+
+
+def assert_none_seen(done: subprocess.CompletedProcess[bytes], tokens: list[str]) -> None:
+    seen = done.stdout + done.stderr
+    assert [token for token in tokens if token.encode() in seen] == []
+
+
+def test_a_process_that_logs_everything_of_every_library_has_no_token_in_its_log(
+    local_server: LocalServer, tmp_path: Path
+) -> None:
+    """Without any redaction of logs: this is a user's process, with a formatter of the user's own."""
+    done, tokens = run(local_server, tmp_path, "is a library")
+    assert done.returncode == 0, done.stderr.decode()
+    assert b"receive_response_headers" in done.stderr  # httpcore was at its most talkative
+    assert_none_seen(done, tokens)
+
+
+def test_our_own_process_shows_no_token_whatever_goes_wrong_in_it(local_server: LocalServer, tmp_path: Path) -> None:
+    done, tokens = run(local_server, tmp_path, "goes on")
+    assert done.returncode == 0, done.stderr.decode()
+    assert_none_seen(done, tokens)
+    parts = dict(part.split(b"\n", 1) for part in done.stderr.split(b"== ")[1:])
+    assert len(parts) == 8
+    assert [name for name, printed in parts.items() if printed.count(b"[REDACTED:") < len(tokens)] == []
+
+
+def test_our_own_process_shows_no_token_when_it_crashes(local_server: LocalServer, tmp_path: Path) -> None:
+    done, tokens = run(local_server, tmp_path, "ends")
+    assert done.returncode == 1
+    assert done.stderr.count(b"[REDACTED:") >= len(tokens)
+    assert b"The above exception was the direct cause" in done.stderr
+    assert_none_seen(done, tokens)
