@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import base64
 import logging
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import Any, Final
 
 from mcp import types
 from mcp.server import Server, ServerRequestContext
+from mcp.server.context import CallNext, HandlerResult, ServerMiddleware
 
+from sandbox_tools.redaction import Redactor
 from sandbox_tools.tools.base import Image, Tool
 from sandbox_tools.toolset import ToolResult, Toolset
 
@@ -40,7 +43,7 @@ def create_server(toolset: Toolset) -> Server[dict[str, Any]]:
             ToolResult(text="The tool failed unexpectedly. The server's log has the details.", is_error=True)
         )
 
-    return Server(
+    server: Server[dict[str, Any]] = Server(
         NAME,
         version=version(NAME),
         title="Sandbox tools",
@@ -48,6 +51,25 @@ def create_server(toolset: Toolset) -> Server[dict[str, Any]]:
         on_list_tools=list_tools,
         on_call_tool=call_tool,
     )
+    server.middleware.insert(0, _RedactedNames(toolset.redactor))
+    return server
+
+
+@dataclass(frozen=True, slots=True)
+class _RedactedNames(ServerMiddleware[Any]):
+    """Redacts the names of the method and the tool that a client asks for, before the SDK names a span after them.
+
+    Spans of the SDK hold nothing else that a model wrote or a tool returned. A name with a secret is none of ours.
+    """
+
+    redactor: Redactor
+
+    async def __call__(self, ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:
+        redact = self.redactor.text
+        params = ctx.params
+        if params and isinstance(params.get("name"), str):
+            params = {**params, "name": redact(params["name"])}
+        return await call_next(replace(ctx, method=redact(ctx.method), params=params))
 
 
 def _tool(tool: Tool[Any]) -> types.Tool:
