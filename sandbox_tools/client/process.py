@@ -21,6 +21,7 @@ from sandbox_tools.errors import (
 )
 from sandbox_tools.wire.envelope import FrameDecoder, WireError, parse_json_object
 from sandbox_tools.wire.errors import parse_end_stream
+from sandbox_tools.wire.output import output_from_payload
 from sandbox_tools.wire.process import (
     Command,
     Ended,
@@ -185,5 +186,7 @@ def _frames_to_events(decoder: FrameDecoder, piece: bytes) -> Iterator[ProcessEv
                 yield SandboxResponseError(
                     OPERATION, kind=error.kind, status=error.status, reason=error.reason, maybe_done=True
                 )
+        elif output := output_from_payload(frame.payload):
+            yield output
         elif frame.payload:  # an empty payload is a keepalive (wire contract 4.1)
             yield from events_from_json(parse_json_object(frame.payload, what="a stream message"))

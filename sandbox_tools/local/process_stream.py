@@ -15,7 +15,8 @@ from starlette.responses import Response
 from sandbox_tools.local.process import Process
 from sandbox_tools.local.web import OwningResponse, RequestError
 from sandbox_tools.wire.envelope import END_STREAM, encode_json_frame
-from sandbox_tools.wire.process import Ended, KeepAlive, OutputData, ProcessEvent, Started, event_to_json, output_frame
+from sandbox_tools.wire.output import output_frame
+from sandbox_tools.wire.process import Ended, KeepAlive, OutputData, ProcessEvent, Started, event_to_json
 
 STREAM_TYPE: Final = "application/connect+json"
 

@@ -64,10 +64,12 @@ class FrameDecoder:
         while len(self._buffer) >= HEADER_BYTES:
             flags, length = struct.unpack_from(">BI", self._buffer)
             self._check_header(flags, length)
-            if len(self._buffer) < HEADER_BYTES + length:
+            end = HEADER_BYTES + length
+            if len(self._buffer) < end:
                 return
-            frame = Frame(flags, bytes(self._buffer[HEADER_BYTES : HEADER_BYTES + length]))
-            del self._buffer[: HEADER_BYTES + length]
+            with memoryview(self._buffer) as view:  # a slice of the buffer itself would be one more copy
+                frame = Frame(flags, bytes(view[HEADER_BYTES:end]))
+            del self._buffer[:end]
             self._ended = frame.end_stream
             yield frame
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import re
-import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final, Literal
@@ -176,14 +175,6 @@ def event_to_json(event: ProcessEvent) -> dict[str, object]:
     return {"event": {"keepalive": {}}}
 
 
-def output_frame(event: OutputData) -> bytes:
-    """Return the frame of `event_to_json(event)`, byte for byte, four times faster: this is where all output passes."""
-    encoded = base64.b64encode(event.data)
-    opening, closing = b'{"event":{"data":{"%b":"' % event.stream.encode(), b'"}}}'
-    header = struct.pack(">BI", 0, len(opening) + len(encoded) + len(closing))
-    return b"".join((header, opening, encoded, closing))
-
-
 def events_from_json(message: Mapping[str, object]) -> list[ProcessEvent]:
     """Read an event frame's message. A data event may carry several streams; an unknown event is skipped.
 
@@ -306,7 +297,7 @@ def decode_base64(text: object) -> bytes:
         WireError: It is not standard base64 with padding.
     """
     try:
-        return base64.b64decode(text, validate=True) if isinstance(text, str) else _not_base64()
+        return base64.b64decode(text, validate=True) if isinstance(text, str | bytes) else _not_base64()
     except ValueError:  # also for text that is not ASCII
         return _not_base64()
 

@@ -32,6 +32,7 @@ from sandbox_tools.wire import (
     machine,
     network,
     observe,
+    output,
     preview,
     process,
     process_calls,
@@ -180,6 +181,7 @@ OF_BYTES: dict[str, Callable[[bytes], object]] = {
     "errors.parse_error": lambda data: errors.parse_error(500, data),
     "kernel.LineDecoder": lambda data: list(kernel.LineDecoder(max_line_bytes=64).feed(data)),
     "kernel.event_from_line": kernel.event_from_line,
+    "output.output_from_payload": output.output_from_payload,
 }
 
 odd = st.one_of(
@@ -270,11 +272,29 @@ def test_every_decoder_is_tried() -> None:
 @given(st.binary(max_size=60), st.sampled_from(["stdout", "stderr", "pty"]))
 def test_the_quick_way_to_write_output_is_the_same_as_the_plain_one(data: bytes, stream: Any) -> None:
     event = process.OutputData(stream, data)
-    frame = process.output_frame(event)
+    frame = output.output_frame(event)
     assert frame == envelope.encode_json_frame(process.event_to_json(event))
     [decoded] = envelope.FrameDecoder().feed(frame)
     message = envelope.parse_json_object(decoded.payload, what="it")
     assert process.events_from_json(message) == ([event] if data else [])
+
+
+pieces_of_output = st.sampled_from(["YQ==", "QUJD", "=", " ", "-", "\\n", "\\/", "\\u0041", '"', '","pty":"', '"}}}'])
+output_texts = st.lists(pieces_of_output, max_size=4).map("".join)
+
+
+@given(output_texts, st.sampled_from(["stdout", "stderr", "pty", "other"]), st.sampled_from([":", ": ", " : "]))
+def test_the_quick_way_to_read_output_is_the_plain_one_or_gives_way_to_it(text: str, stream: str, colon: str) -> None:
+    payload = '{"event":{"data":{"STREAM":"'.replace(":", colon).replace("STREAM", stream) + text + '"}}}'
+    quick = output.output_from_payload(payload.encode())
+    if quick is not None:
+        message = envelope.parse_json_object(payload.encode(), what="it")
+        assert process.events_from_json(message) == [quick]
+
+
+@pytest.mark.parametrize("payload", [b'{"event":{"data":{"pty":"YQ=="}}}', b'{"event": {"data": {"pty": "YQ=="}}}'])
+def test_output_as_servers_write_it_is_read_the_quick_way(payload: bytes) -> None:
+    assert output.output_from_payload(payload) == process.OutputData("pty", b"a")
 
 
 names = st.text(st.characters(categories=["L", "N"]), min_size=1, max_size=8)
