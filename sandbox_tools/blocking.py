@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import Any, Final
 
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
+from sandbox_tools.environment import Given, GivenSecrets
 from sandbox_tools.output import DEFAULT_MAX_CHARS
 from sandbox_tools.redaction import Redactor
 from sandbox_tools.sandboxes import DEFAULT_TTL_S
@@ -43,8 +44,8 @@ class BlockingToolset:
         min_isolation: str | None = None,
         adopt: bool = True,
         private_previews: bool = False,
-        secrets: Mapping[str, str] | Collection[str] | None = None,
-        envs: Mapping[str, str] | Collection[str] | None = None,
+        secrets: GivenSecrets | None = None,
+        envs: Given | None = None,
         on_notice: Callable[[str], None] | None = None,
     ) -> Iterator[BlockingToolset]:
         """Open a toolset; leaving it deletes the sandboxes that it created. See `Toolset.open`."""

@@ -12,14 +12,18 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Final, TypeAlias
+from typing import Final, TypeAlias, TypeVar
 
 from sandbox_tools.errors import ConfigurationError, WeakSecretError
+from sandbox_tools.injection import InjectedSecret, Injection
 from sandbox_tools.redaction import Registry, Secret
 from sandbox_tools.redaction.secret import Opaque, reveal
 
 Given: TypeAlias = Mapping[str, str] | Collection[str]
 """Values by name, or names of variables of this process."""
+
+GivenSecrets: TypeAlias = Mapping[str, str | InjectedSecret] | Collection[str]
+"""As `Given`; a value may be one that never enters the sandbox."""
 
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
@@ -36,16 +40,26 @@ _lock: Final = threading.Lock()
 
 
 class Environment(Opaque):
-    """Variables by name, each behind a handle."""
+    """Variables by name, each behind a handle.
 
-    __slots__ = ("_by_name",)
+    Attributes:
+        injections: What a proxy has to swap, of those whose variable is only a placeholder.
+    """
 
-    def __init__(self, by_name: Mapping[str, Secret] | None = None) -> None:
+    __slots__ = ("_by_name", "injections")
+
+    def __init__(self, by_name: Mapping[str, Secret] | None = None, injections: Collection[Injection] = ()) -> None:
         self._by_name = dict(by_name or {})
+        self.injections: Final = tuple(injections)
 
     @property
     def names(self) -> tuple[str, ...]:
         return tuple(self._by_name)
+
+    def __str__(self) -> str:
+        """Name them to a model, and say what is special about one."""
+        special = {injection.name: str(injection) for injection in self.injections}
+        return ", ".join(special.get(name, name) for name in self._by_name)
 
     def values(self, names: Collection[str] | None = None) -> dict[str, str]:
         """Return what these variables are, or all of them, for the request that sets them and nothing else."""
@@ -57,7 +71,7 @@ class Environment(Opaque):
 
 
 @contextmanager
-def secrets_of(registry: Registry, given: Given | None) -> Iterator[Environment]:
+def secrets_of(registry: Registry, given: GivenSecrets | None) -> Iterator[Environment]:
     """Register the secrets that commands may use, until the end of the block.
 
     Args:
@@ -102,7 +116,12 @@ def looks_secret(name: str) -> bool:
     return _LOOKS_SECRET.fullmatch(name) is not None
 
 
-def _by_name(given: Given | None, names: re.Pattern[str], rule: str) -> Mapping[str, str]:
+_Value = TypeVar("_Value")
+
+
+def _by_name(
+    given: Mapping[str, _Value] | Collection[str] | None, names: re.Pattern[str], rule: str
+) -> Mapping[str, _Value | str]:
     if isinstance(given, str):
         raise ConfigurationError("secrets and envs are mappings of names to values, or lists of names.")
     if not all(names.fullmatch(name) for name in given or ()):
@@ -131,13 +150,19 @@ def register_variable(registry: Registry, name: str, value: str, *, on_notice: C
     return None
 
 
-def _held_secrets(registry: Registry, values: Mapping[str, str], held: list[Secret]) -> Environment:
-    secrets: dict[str, Secret] = {}
+def _held_secrets(registry: Registry, values: Mapping[str, str | InjectedSecret], held: list[Secret]) -> Environment:
+    variables: dict[str, Secret] = {}
+    injections: list[Injection] = []
     with _lock:
         for name, value in values.items():
-            _check(name, value)
-            secrets[name] = _held(registry.register(name, value), held)
-    return Environment(secrets)
+            if isinstance(value, InjectedSecret):
+                injections.append(value.registered(registry, name))
+                _held(injections[-1].secret, held)
+                variables[name] = Secret(name, injections[-1].placeholder)
+            else:
+                _check(name, value)
+                variables[name] = _held(registry.register(name, value), held)
+    return Environment(variables, injections)
 
 
 def _held_variables(

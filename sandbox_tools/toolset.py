@@ -7,7 +7,7 @@ would reach a framework with its `__context__`, past the redactor.
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol
@@ -15,8 +15,9 @@ from typing import Any, Final, Protocol
 from pydantic import ValidationError
 
 from sandbox_tools.collect import FilePage, ProcessOutput
-from sandbox_tools.environment import Environment, secrets_of, variables_of
+from sandbox_tools.environment import Environment, Given, GivenSecrets, secrets_of, variables_of
 from sandbox_tools.errors import ConfigurationError, SandboxRequestError, SandboxToolsError, ToolError
+from sandbox_tools.injection import Injection
 from sandbox_tools.output import DEFAULT_MAX_CHARS, fit
 from sandbox_tools.redaction import Redactor, Secret, default_registry
 from sandbox_tools.redaction.blobs import is_clean
@@ -27,6 +28,7 @@ from sandbox_tools.sandboxes import (
     PreviewSite,
     Sandboxes,
     SandboxOptions,
+    SandboxSource,
     open_source,
 )
 from sandbox_tools.tools import catalogue
@@ -94,7 +96,7 @@ class Toolset:
         self._max_output_chars = max_output_chars
         self._secrets = secrets or Environment()
         self._kept = KeptProcesses()
-        self._by_name = {tool.name: tool for tool in catalogue(self._secrets.names)}
+        self._by_name = {tool.name: tool for tool in catalogue(str(self._secrets))}
         self.redactor: Final = redactor
 
     @classmethod
@@ -112,8 +114,8 @@ class Toolset:
         adopt: bool = True,
         private_previews: bool = False,
         preview_site: PreviewSite | None = None,
-        secrets: Mapping[str, str] | Collection[str] | None = None,
-        envs: Mapping[str, str] | Collection[str] | None = None,
+        secrets: GivenSecrets | None = None,
+        envs: Given | None = None,
         on_notice: Callable[[str], None] | None = None,
     ) -> AsyncIterator[Toolset]:
         """Open a toolset; leaving it deletes the sandboxes that it created.
@@ -135,7 +137,8 @@ class Toolset:
                 that adds it, so that the user's browser, and nobody else's, can open the preview.
             preview_site: Where private previews are served instead, such as by an HTTP server.
             secrets: What commands may use without the model seeing it: values by name, or names of variables of this
-                process. A command that names one has it as a variable of its environment, and nothing else has.
+                process. A command that names one has it as a variable of its environment, and nothing else has. Of an
+                `InjectedSecret` it has a placeholder only.
             envs: Variables of every process in the sandboxes that this toolset creates, given likewise. All code there
                 can read them; those whose names say that they are secret (`..._TOKEN`, `..._KEY` ...) are redacted.
             on_notice: Told where the tools run, and of a variable that cannot be redacted; default: the log, at INFO.
@@ -157,6 +160,7 @@ class Toolset:
         ):
             del api_key, secrets, envs  # a traceback shows the variables of a generator
             _refuse_key(source.api_key, for_commands, for_all)
+            source = _with_injections(source, for_commands.injections, internet=internet)
             options = SandboxOptions(
                 template=template or DEFAULT_TEMPLATE,
                 ttl_s=ttl_s,
@@ -182,7 +186,7 @@ class Toolset:
     def instructions(self) -> str:
         """What a model should know of all tools together."""
         reach = "The sandbox can reach the internet." if self._internet else "The sandbox has no internet access."
-        names = ", ".join(self._secrets.names)
+        names = str(self._secrets)
         secrets = f" exec can use secrets of the user that are hidden from you: {names}." if names else ""
         return f"{INSTRUCTIONS} {reach}{secrets}"
 
@@ -277,6 +281,14 @@ def _refuse_key(api_key: Secret | None, *environments: Environment) -> None:
     """Our own credential never enters a sandbox, not even when a user gives it to one."""
     if api_key is not None and any(environment.holds(api_key) for environment in environments):
         raise ConfigurationError("The API key of the sandboxes must not be in one. Leave it out of secrets and envs.")
+
+
+def _with_injections(source: SandboxSource, injections: tuple[Injection, ...], *, internet: bool) -> SandboxSource:
+    if injections and source.base_url is not None:
+        raise ConfigurationError("An InjectedSecret needs the proxy of a sandbox on this machine; SeaCloud has none.")
+    if injections and not internet:
+        raise ConfigurationError("An InjectedSecret needs internet=True: its hosts could not be reached.")
+    return replace(source, injections=injections)
 
 
 def _validated(tool: Tool[Any], arguments: Mapping[str, object]) -> ToolArguments:

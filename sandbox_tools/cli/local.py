@@ -15,6 +15,7 @@ import typer
 
 from sandbox_tools.cli.secret_files import new_secret_file
 from sandbox_tools.errors import ConfigurationError
+from sandbox_tools.local.inject import Injector
 from sandbox_tools.local.isolation import LauncherKind, launchers_for
 from sandbox_tools.local.server import serve
 
@@ -25,12 +26,13 @@ def run_local(*, port: int, api_key_file: Path | None, min_isolation: str | None
         launchers = launchers_for(min_isolation)
     except ConfigurationError as error:
         raise typer.BadParameter(str(error), param_hint="--min-isolation") from None
-    api_key = _key_from_parent() if child else _api_key(api_key_file)
-    anyio.run(_serve, port, api_key, launchers, child)
+    api_key = _line_from_parent() if child else _api_key(api_key_file)
+    injector = Injector.from_json(_line_from_parent()) if child else None
+    anyio.run(_serve, port, api_key, launchers, child, injector)
 
 
-def _key_from_parent() -> str:
-    return sys.stdin.buffer.readline(1024).decode("ascii", "replace").strip()
+def _line_from_parent() -> str:
+    return sys.stdin.buffer.readline().decode("ascii", "replace").strip()
 
 
 def _api_key(api_key_file: Path | None) -> str:
@@ -48,7 +50,9 @@ def _new_key() -> str:
     return key
 
 
-async def _serve(port: int, api_key: str, launchers: Sequence[LauncherKind], child: bool) -> None:
+async def _serve(
+    port: int, api_key: str, launchers: Sequence[LauncherKind], child: bool, injector: Injector | None
+) -> None:
     stop = anyio.Event()
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(_stop_on_signal, stop)
@@ -61,6 +65,7 @@ async def _serve(port: int, api_key: str, launchers: Sequence[LauncherKind], chi
             stop=stop,
             keep_paused=not child,
             launchers=launchers,
+            injector=injector,
         )
         tasks.cancel_scope.cancel()
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Final
 
@@ -14,6 +15,7 @@ import anyio
 import anyio.abc
 
 from sandbox_tools.errors import ConfigurationError
+from sandbox_tools.injection import Injection
 from sandbox_tools.local.isolation import MinIsolation
 from sandbox_tools.redaction import Registry, Secret
 from sandbox_tools.redaction.secret import reveal
@@ -23,11 +25,14 @@ STOP_TIMEOUT_S: Final = 2.0
 
 
 @asynccontextmanager
-async def local_service(registry: Registry, minimum: MinIsolation) -> AsyncIterator[tuple[str, Secret]]:
+async def local_service(
+    registry: Registry, minimum: MinIsolation, injections: Sequence[Injection] = ()
+) -> AsyncIterator[tuple[str, Secret]]:
     """Run the service; give its base URL and API key. It creates no sandbox below the least isolation.
 
-    The key goes through the child's standard input, not through argv or the environment, where others could read it.
-    The pipe stays open: when this process ends, however it ends, the child reads end-of-file and stops.
+    The key, and the secrets that its proxy puts into requests, go through the child's standard input, not through argv
+    or the environment, where others could read them. The pipe stays open: when this process ends, however it ends, the
+    child reads end-of-file and stops.
 
     Raises:
         ConfigurationError: It did not start.
@@ -47,7 +52,7 @@ async def local_service(registry: Registry, minimum: MinIsolation) -> AsyncItera
         start_new_session=True,
     )
     try:
-        yield await _base_url(process, api_key), api_key
+        yield await _base_url(process, api_key, injections), api_key
     finally:
         with anyio.CancelScope(shield=True):
             await _stop(process)
@@ -59,13 +64,27 @@ def _child_environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith("SEACLOUD_")}
 
 
-async def _base_url(process: anyio.abc.Process, api_key: Secret) -> str:
+def _told(api_key: Secret, injections: Sequence[Injection]) -> bytes:
+    items = [
+        {
+            "name": injection.name,
+            "placeholder": injection.placeholder,
+            "value": reveal(injection.secret),
+            "hosts": sorted(injection.hosts),
+            "headers": sorted(injection.headers),
+        }
+        for injection in injections
+    ]
+    return f"{reveal(api_key)}\n{json.dumps(items)}\n".encode()
+
+
+async def _base_url(process: anyio.abc.Process, api_key: Secret, injections: Sequence[Injection]) -> str:
     line = bytearray()
     with anyio.move_on_after(START_TIMEOUT_S):
         assert process.stdin is not None
         assert process.stdout is not None
         try:
-            await process.stdin.send(reveal(api_key).encode() + b"\n")
+            await process.stdin.send(_told(api_key, injections))
             while not line.endswith(b"\n"):
                 line += await process.stdout.receive(1024)
         except (anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError):

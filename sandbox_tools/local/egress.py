@@ -21,6 +21,7 @@ import anyio.lowlevel
 
 from sandbox_tools.local.addresses import Address, Policy, embedded_addresses, refusal
 from sandbox_tools.local.background import Background
+from sandbox_tools.local.inject import Injector
 from sandbox_tools.local.isolation import needs_namespaces
 from sandbox_tools.local.outside import Link, Outside
 from sandbox_tools.local.pipes import close_descriptor
@@ -65,11 +66,15 @@ class Egress:
 
     Args:
         outside: How names are resolved and connections made.
+        injector: Puts secrets into requests.
     """
 
-    def __init__(self, *, background: Background, outside: Outside | None = None) -> None:
+    def __init__(
+        self, *, background: Background, outside: Outside | None = None, injector: Injector | None = None
+    ) -> None:
         self._background = background
         self._outside = outside or Outside()
+        self._injector = injector
         self._policy = Policy()
         self._socket: socket.socket | None = None
         self._listens = False
@@ -151,7 +156,7 @@ class Egress:
         link = Link(connection)
         try:
             with flow.scope:
-                await serve_request(link, partial(self._reach, flow, link))
+                await serve_request(link, partial(self._reach, flow, link), self._injector)
         except OSError:
             return  # one of both has gone, or was silent for too long
         finally:

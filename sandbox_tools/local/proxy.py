@@ -9,13 +9,16 @@ from __future__ import annotations
 import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import anyio
 import h11
 
 from sandbox_tools.local.outside import Link, relay
 from sandbox_tools.wire.hops import HOP_BY_HOP, Headers, without
+
+if TYPE_CHECKING:
+    from sandbox_tools.local.inject import Injector, Scrubber
 
 HEADER_TIMEOUT_S: Final = 10.0
 """For the whole request line with its headers."""
@@ -46,12 +49,16 @@ class ProxyError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where a request goes. `authority` is for its Host header, `path` what the server is asked for."""
+    """Where a request goes. `authority` is for its Host header, `path` what the server is asked for.
+
+    `is_secure`: over TLS of ours, because it may carry a secret.
+    """
 
     host: str
     port: int
     authority: bytes = b""
     path: bytes = b""
+    is_secure: bool = False
 
 
 def target_of(method: bytes, target: bytes) -> Target:
@@ -71,8 +78,11 @@ def target_of(method: bytes, target: bytes) -> Target:
     return Target(_host(match[2]), _port(match[3] or b"80"), match[1], path if path.startswith(b"/") else b"/" + path)
 
 
-async def serve_request(caller: Link, reach: Reach) -> None:
+async def serve_request(caller: Link, reach: Reach, injector: Injector | None = None) -> None:
     """Serve one request, then return: who wants another connects again.
+
+    Args:
+        injector: Puts secrets into requests for some hosts.
 
     Raises:
         OSError: A connection broke.
@@ -85,7 +95,7 @@ async def serve_request(caller: Link, reach: Reach) -> None:
         if request.method == b"CONNECT":
             await _tunnel(peer, target, reach)
         else:
-            await _forward(peer, request, target, reach)
+            await _forward(peer, request, target, reach, injector)
     except ProxyError as error:
         await peer.refuse(error)
     except h11.RemoteProtocolError as error:
@@ -153,17 +163,24 @@ async def _tunnel(peer: _Peer, target: Target, reach: Reach) -> None:
         server.close()
 
 
-async def _forward(peer: _Peer, request: h11.Request, target: Target, reach: Reach) -> None:
+async def _forward(peer: _Peer, request: h11.Request, target: Target, reach: Reach, injector: Injector | None) -> None:
+    target = injector.secured(target) if injector else target
+    headers = _to_server(request, target)
+    headers = injector.headers(target, headers) if injector else headers
     link = await reach(target.host, target.port)
-    server = _Peer(h11.CLIENT, link, _MAX_ANSWER_HEADER_BYTES)
+    scrubber = None
     problem = ""
     try:
-        await server.send(h11.Request(method=request.method, target=target.path, headers=_to_server(request, target)))
+        if injector and target.is_secure:
+            link = await injector.secure(link, target.host)
+            scrubber = injector.scrubber()
+        server = _Peer(h11.CLIENT, link, _MAX_ANSWER_HEADER_BYTES)
+        await server.send(h11.Request(method=request.method, target=target.path, headers=headers))
         if peer.http.they_are_waiting_for_100_continue:
             await peer.send(h11.InformationalResponse(status_code=100, headers=[]))
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(_carry_body, peer, server, tasks.cancel_scope)
-            problem = await _carry_answer(server, peer)
+            problem = await _carry_answer(server, peer, scrubber)
             tasks.cancel_scope.cancel()
     finally:
         link.close()
@@ -187,7 +204,7 @@ async def _carry_body(peer: _Peer, server: _Peer, scope: anyio.CancelScope) -> N
             return
 
 
-async def _carry_answer(server: _Peer, peer: _Peer) -> str:
+async def _carry_answer(server: _Peer, peer: _Peer, scrubber: Scrubber | None) -> str:
     """Return what went wrong with the server, or ""."""
     while True:
         try:
@@ -196,19 +213,32 @@ async def _carry_answer(server: _Peer, peer: _Peer) -> str:
             return "the server does not answer with HTTP"
         except (OSError, TimeoutError):
             return "the server broke the connection, or was silent for too long"
-        if isinstance(event, h11.Response):
-            headers = [*without(event.headers, HOP_BY_HOP), (b"connection", b"close")]
-            event = h11.Response(status_code=event.status_code, headers=headers, reason=event.reason)
-        elif isinstance(event, h11.EndOfMessage):
-            event = h11.EndOfMessage()
-        elif not isinstance(event, h11.Data):
-            continue  # 1xx
         try:
-            await peer.send(event)
+            answers = _answers(event, scrubber)
+        except ProxyError as error:
+            return error.text
+        try:
+            for answer in answers:
+                await peer.send(answer)
         except (OSError, TimeoutError, h11.LocalProtocolError):
             return ""  # the caller has gone, or the server's framing is not HTTP's
         if isinstance(event, h11.EndOfMessage):
             return ""
+
+
+def _answers(event: h11.Event, scrubber: Scrubber | None) -> list[h11.Event]:
+    """Return what the caller is sent for an event of the server."""
+    if isinstance(event, h11.Response):
+        headers = [*without(event.headers, HOP_BY_HOP), (b"connection", b"close")]
+        headers = scrubber.headers(headers) if scrubber else headers
+        reason = b"" if scrubber else event.reason
+        return [h11.Response(status_code=event.status_code, headers=headers, reason=reason)]
+    if isinstance(event, h11.EndOfMessage):
+        rest = scrubber.close() if scrubber else b""
+        return [*([h11.Data(data=rest)] if rest else []), h11.EndOfMessage()]
+    if isinstance(event, h11.Data):
+        return [h11.Data(data=scrubber.feed(bytes(event.data)) if scrubber else event.data)]
+    return []  # 1xx
 
 
 def _to_server(request: h11.Request, target: Target) -> Headers:

@@ -19,6 +19,7 @@ from sandbox_tools.local.addresses import policy_of
 from sandbox_tools.local.background import Background
 from sandbox_tools.local.entry import DEFAULT_TTL_S, KEEP_PAUSED_S, Entry, Running, paused_entry
 from sandbox_tools.local.errors import NotPausableError, SandboxLimitError
+from sandbox_tools.local.inject import Injector
 from sandbox_tools.local.isolation import IsolationReport
 from sandbox_tools.local.launcher import Launcher
 from sandbox_tools.local.limits import Limits
@@ -53,8 +54,9 @@ class Registry:
         max_sandboxes: int,
         background: Background,
         keep_paused: bool = True,
+        injector: Injector | None = None,
     ) -> None:
-        self._starter = Starter(launcher=launcher, state=state, limits=limits, background=background)
+        self._starter = Starter(launcher=launcher, state=state, limits=limits, background=background, injector=injector)
         self._background = background
         self._entries: dict[str, Entry] = {}
         self._spawned: dict[str, tuple[int, float]] = {}

@@ -19,6 +19,7 @@ from sandbox_tools.local.channel import AgentError, Channel, ChannelError
 from sandbox_tools.local.cpu import CpuMeter
 from sandbox_tools.local.egress import Egress
 from sandbox_tools.local.eventlog import EventLog, Level
+from sandbox_tools.local.inject import Injector
 from sandbox_tools.local.launcher import Launched
 from sandbox_tools.local.layout import environment
 from sandbox_tools.local.outside import Outside
@@ -52,6 +53,7 @@ class Sandbox:
         background: Where the work of its processes runs.
         log: What happens in it is noted there; None is a new one.
         outside: How its egress proxy reaches the network; None is this machine's way.
+        injector: Puts secrets into requests that leave it.
 
     Attributes:
         end_reason: Why the host ended it, in words; "" when it did not.
@@ -64,6 +66,7 @@ class Sandbox:
         background: Background,
         log: EventLog | None = None,
         outside: Outside | None = None,
+        injector: Injector | None = None,
     ) -> None:
         self._launched = launched
         self._background = background
@@ -76,7 +79,7 @@ class Sandbox:
         self.watchers: Final = Watchers(self.channel)
         self.cpu: Final = CpuMeter()
         self.log: Final = log or EventLog()
-        self.egress: Final = Egress(background=background, outside=outside)
+        self.egress: Final = Egress(background=background, outside=outside, injector=injector)
         self.stopped: Final = anyio.Event()
         self.end_reason = ""
 

@@ -18,6 +18,7 @@ from sandbox_tools.local.app import build_app
 from sandbox_tools.local.background import Background
 from sandbox_tools.local.cgroups import Cgroups
 from sandbox_tools.local.connections import Connection
+from sandbox_tools.local.inject import Injector
 from sandbox_tools.local.isolation import LAUNCHER_KINDS, LauncherKind
 from sandbox_tools.local.launcher import Launcher
 from sandbox_tools.local.layout import host_layout
@@ -45,6 +46,7 @@ async def serve(
     keep_paused: bool = True,
     launchers: Sequence[LauncherKind] = LAUNCHER_KINDS,
     bounds: Bounds | None = None,
+    injector: Injector | None = None,
 ) -> None:
     """Serve until `stop` is set or this is cancelled, then end every sandbox.
 
@@ -56,6 +58,7 @@ async def serve(
         launchers: The first of them that passes the self-test makes the sandboxes.
         keep_paused: Leave paused sandboxes to the next service, and take over those that another left.
         bounds: What a sandbox may take of the machine.
+        injector: Puts secrets into requests that leave the sandboxes.
 
     Raises:
         ConfigurationError: The interpreter lies where a sandbox has its own files.
@@ -78,6 +81,7 @@ async def serve(
                     max_sandboxes=max_sandboxes,
                     background=background,
                     keep_paused=keep_paused,
+                    injector=injector,
                 )
                 registry.adopt(state.paused())
                 background.start(limits.run)

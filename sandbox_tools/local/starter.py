@@ -18,6 +18,7 @@ from sandbox_tools.local.channel import AgentError, ChannelError
 from sandbox_tools.local.egress import NoNetworkError
 from sandbox_tools.local.errors import IsolationMissingError
 from sandbox_tools.local.eventlog import EventLog
+from sandbox_tools.local.inject import Injector
 from sandbox_tools.local.isolation import IsolationReport, needs_namespaces, probe, unavailable
 from sandbox_tools.local.launcher import Launcher, LaunchError, spare_uid, volumes_uid
 from sandbox_tools.local.limits import Limits
@@ -35,11 +36,14 @@ _log: Final = logging.getLogger(__name__)
 class Starter:
     """Starts sandboxes, if this machine can isolate them."""
 
-    def __init__(self, *, launcher: Launcher, state: State, limits: Limits, background: Background) -> None:
+    def __init__(
+        self, *, launcher: Launcher, state: State, limits: Limits, background: Background, injector: Injector | None
+    ) -> None:
         self._launcher = launcher
         self._limits = limits
         self._state = state
         self._background = background
+        self._injector = injector
         self._report: IsolationReport | None = None
         self._testing = anyio.Lock()
         self._pool = Pool(self._launch, background=background)
@@ -126,7 +130,7 @@ class Starter:
             launched = await self._launcher.launch(home.workspace, home.uid, places)
             # A name of its own: when a sandbox is resumed, the group of its former processes may still be there.
             confined = await self._limits.confine(f"{home.path.name}-{secrets.token_hex(4)}", launched)
-            sandbox = Sandbox(launched, background=self._background, log=log)
+            sandbox = Sandbox(launched, background=self._background, log=log, injector=self._injector)
             volumes_of_it = tuple(directory for directory, _ in places)
             self._background.start(partial(self._limits.serve, sandbox, home.workspace, volumes_of_it, confined))
             with anyio.fail_after(READY_TIMEOUT_S):

@@ -255,7 +255,7 @@ class Sandboxes:
                 source = self._source
                 if source.base_url is None or source.api_key is None:
                     base_url, api_key = await self._stack.enter_async_context(
-                        local_service(source.registry, source.min_isolation)
+                        local_service(source.registry, source.min_isolation, source.injections)
                     )
                 else:
                     base_url, api_key = source.base_url, source.api_key

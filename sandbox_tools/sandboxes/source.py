@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from sandbox_tools.errors import ConfigurationError
+from sandbox_tools.injection import Injection
 from sandbox_tools.local.isolation import MinIsolation, least_isolation
 from sandbox_tools.redaction import Registry, Secret
 from sandbox_tools.wire.control import cli_base_url, normalize_base_url
@@ -28,6 +29,7 @@ class SandboxSource:
         base_url: API root; None: the local service, started when it is first needed.
         min_isolation: The least that the local service may give a sandbox.
         adopt: Whether a call may name a sandbox of the account that was not created here.
+        injections: Secrets that the local service puts into requests which leave its sandboxes.
     """
 
     where: str
@@ -36,6 +38,7 @@ class SandboxSource:
     api_key: Secret | None = None
     min_isolation: MinIsolation = "namespaces"
     adopt: bool = True
+    injections: tuple[Injection, ...] = ()
 
 
 def open_source(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, Final
 
 from sandbox_tools.tools.base import Tool
@@ -28,9 +27,9 @@ CATALOGUE: Final[tuple[Tool[Any], ...]] = (
 """Every tool, in the order in which clients list them."""
 
 
-def catalogue(secret_names: Sequence[str]) -> tuple[Tool[Any], ...]:
-    """Return the tools of a toolset whose commands may use these secrets; nobody else pays for listing them."""
-    with_secrets = exec_with_secrets(secret_names) if secret_names else EXEC
+def catalogue(secrets: str) -> tuple[Tool[Any], ...]:
+    """Return the tools of a toolset whose commands may use these secrets; without any, nothing is listed of it."""
+    with_secrets = exec_with_secrets(secrets) if secrets else EXEC
     return tuple(with_secrets if tool is EXEC else tool for tool in CATALOGUE)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import replace
 
 from pydantic import Field
@@ -28,14 +27,14 @@ async def run_exec_with_secrets(context: ToolContext, args: SecretExecArguments)
     return replace(output, text=output.text + note)
 
 
-def exec_with_secrets(names: Sequence[str]) -> Tool[SecretExecArguments]:
-    """Return exec with these secrets."""
+def exec_with_secrets(names: str) -> Tool[SecretExecArguments]:
+    """Return exec with these secrets, as a model reads them."""
     return Tool(
         name=EXEC.name,
         title=EXEC.title,
         description=(
             f"{EXEC.description} To use a secret, name it in `secrets`, then write $NAME: its value is hidden from "
-            f"you. The secrets are: {', '.join(names)}."
+            f"you. The secrets are: {names}."
         ),
         arguments=SecretExecArguments,
         hints=EXEC.hints,

@@ -23,6 +23,7 @@ from sandbox_tools.local import outside as outside_module
 from sandbox_tools.local.addresses import Address, policy_of
 from sandbox_tools.local.background import Background
 from sandbox_tools.local.egress import NoNetworkError
+from sandbox_tools.local.inject import Injector
 from sandbox_tools.local.isolation import LAUNCHER_KINDS, LauncherKind
 from sandbox_tools.local.launcher import Launcher, spare_uid
 from sandbox_tools.local.layout import host_layout
@@ -144,7 +145,12 @@ def status(answer: str) -> int:
 
 @asynccontextmanager
 async def sandboxed(
-    tmp_path: Path, outside: Outside, rules: NetworkRules = INTERNET, *, kind: LauncherKind = "native"
+    tmp_path: Path,
+    outside: Outside,
+    rules: NetworkRules = INTERNET,
+    *,
+    kind: LauncherKind = "native",
+    injector: Injector | None = None,
 ) -> AsyncIterator[Launched]:
     launcher = Launcher(host_layout(), kinds=[kind])
     state = State(tmp_path / "state")
@@ -154,7 +160,10 @@ async def sandboxed(
     async def launch(outside: Outside, rules: NetworkRules) -> AsyncIterator[Launched]:
         home = state.new_home(f"sb-{os.urandom(4).hex()}", spare_uid())
         sandbox = Sandbox(
-            await launcher.launch(home.workspace, home.uid), background=Background(tasks), outside=outside
+            await launcher.launch(home.workspace, home.uid),
+            background=Background(tasks),
+            outside=outside,
+            injector=injector,
         )
         tasks.start_soon(sandbox.serve)
         try:

@@ -12,6 +12,7 @@ ROOT = Path(sandbox_tools.__file__).parent
 ALLOWED = {
     "client/pinned.py": "puts the credential on the wire",
     "client/signing.py": "signs the URL of a file with it",
+    "injection.py": "registers it under the name that it gets",
     "environment.py": "gives a command, or a sandbox, the variables that its user meant for it",
     "redaction/registry.py": "forgets a retired value",
     "local/": "gives a process that it starts what it needs",
