@@ -8,8 +8,8 @@ from __future__ import annotations
 import functools
 import os
 import ssl
-from collections.abc import Mapping
-from typing import Final
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Final, TypeAlias
 from urllib.parse import urlsplit
 
 import httpx
@@ -23,6 +23,9 @@ MAX_CONNECTIONS: Final = 256
 KEEPALIVE_S: Final = 45.0
 """Age at which an idle connection is not used again, in seconds: less than the 60 s after which load balancers close
 them, because a request that meets that close fails and may not be repeated (client/retry.py)."""
+
+Trace: TypeAlias = Callable[[str, Mapping[str, Any]], Awaitable[None]]
+"""Hears from httpcore how far a request is."""
 
 _LOOPBACK: Final = ("127.0.0.1", "::1", "localhost")
 
@@ -61,11 +64,25 @@ class PinnedTransport(httpx.AsyncBaseTransport):
             raise httpx.UnsupportedProtocol("blocked: not the pinned origin")
         headers = [(name, value) for name, value in request.headers.raw if name.lower() not in self._credentials]
         headers += [(name, reveal(secret).encode("ascii")) for name, secret in self._credentials.items()]
+        extensions = {**request.extensions, "trace": self._forgetting(request.extensions.get("trace"))}
         return await self._inner.handle_async_request(
-            httpx.Request(
-                request.method, request.url, headers=headers, stream=request.stream, extensions=request.extensions
-            )
+            httpx.Request(request.method, request.url, headers=headers, stream=request.stream, extensions=extensions)
         )
+
+    def _forgetting(self, trace: Trace | None) -> Trace:
+        """Return a trace function of httpcore that takes the credentials out of a request that was sent.
+
+        httpcore keeps the request as long as its response, where a crash report with variables would find it.
+        """
+
+        async def forget(event: str, info: Mapping[str, Any]) -> None:
+            if event.endswith("receive_response_headers.started"):
+                sent = info["request"]
+                sent.headers = [(name, value) for name, value in sent.headers if name.lower() not in self._credentials]
+            if trace is not None:
+                await trace(event, info)
+
+        return forget
 
     def is_in(self, text: str) -> bool:
         """Tell whether a credential is part of a text."""

@@ -277,7 +277,9 @@ class Transport:
             raise failure or call.invalid("there is none")
         stream = OpenStream(response, call)
         if response.status_code >= 300:
-            raise await self._response_error(stream, call)
+            failure = await self._response_error(stream, call)
+            del response, stream  # a server may echo what it was sent, and a traceback has these variables
+            raise failure
         asked = call.request.headers["accept-encoding"]
         if response.headers.get("content-encoding", "identity") not in ("identity", asked):
             await stream.aclose()
