@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test check bench mutants clean
+.PHONY: demo test check bench leaks mutants clean
 
 demo: $(STAMP)
 	$(BIN)/sandbox-tools demo
@@ -19,6 +19,9 @@ check: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks.run
+
+leaks: $(STAMP)
+	LEAKS=full $(BIN)/python -m pytest -s tests/leaks
 
 mutants: $(STAMP)
 	$(BIN)/python tests/mutants.py

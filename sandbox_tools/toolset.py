@@ -269,6 +269,9 @@ class _Context:
     def collect_output(self) -> ProcessOutput:
         return ProcessOutput(self.redactor, self.max_chars)
 
+    def redact(self, text: str) -> str:
+        return self.redactor.output(text)
+
     def redact_start(self, text: str) -> str:
         # A stream gives what is certain; what it holds back may be a part of a secret.
         return self.redactor.stream().feed(text.encode("utf-8", "surrogatepass")).decode("utf-8", "replace")

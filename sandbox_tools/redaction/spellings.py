@@ -59,7 +59,7 @@ def _turned(text: str) -> Iterator[bytes]:
     for turned in (text[::-1], codecs.encode(text, "rot13"), text.upper(), text.lower(), text.swapcase()):
         yield turned.encode()
     raw = text.encode()
-    yield from (form for encode in (base64_forms, hex_forms) for form in encode(raw[::-1]))
+    yield from (form for encode in (base64_forms, hex_forms) for form in encode(text[::-1].encode()))
     yield from (form[::-1] for encode in (base64_forms, hex_forms) for form in encode(raw))
 
 

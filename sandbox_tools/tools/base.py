@@ -125,6 +125,10 @@ class ToolContext(Protocol):
         """Return a fresh collector for the output of one process."""
         ...
 
+    def redact(self, text: str) -> str:
+        """Redact a text that is about to be spelled another way. Any other text the toolset redacts."""
+        ...
+
     def redact_start(self, text: str) -> str:
         """Redact a text whose end was cut off. What may be the start of a secret at the cut is left out."""
         ...

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Callable, Sequence
+from typing import Final, TypeAlias
 
 from pydantic import Field
 
@@ -33,7 +33,8 @@ async def run_list_files(context: ToolContext, args: ListFilesArguments) -> Outp
         raise ToolError(f"depth must be from 1 to {MAX_DEPTH}.")
     problem: SandboxResponseError
     try:
-        return Output(text=_listing(path, await context.runtime.list_directory(path, depth=depth)))
+        entries = await context.runtime.list_directory(path, depth=depth)
+        return Output(text=_listing(path, entries, context.redact))
     except SandboxResponseError as exc:
         problem = exc
     if problem.reason == "not_a_directory":
@@ -46,34 +47,40 @@ async def run_list_files(context: ToolContext, args: ListFilesArguments) -> Outp
     raise explained(problem, path)
 
 
-def _listing(path: str, entries: Sequence[ListedEntry]) -> str:
+Redact: TypeAlias = Callable[[str], str]
+
+
+def _listing(path: str, entries: Sequence[ListedEntry], redact: Redact) -> str:
     if not entries:
         return f"{path} is empty."
     # Of a path that was not absolute, the entries tell what it is: those of the first level are always there.
     top = min((posixpath.dirname(entry.path) for entry in entries), key=len) or "/"
     ordered = sorted(entries, key=lambda entry: entry.path.split("/"))
-    lines = [_line(entry, top) for entry in ordered[:MAX_ENTRIES]]
+    lines = [_line(entry, top, redact) for entry in ordered[:MAX_ENTRIES]]
     if len(entries) > MAX_ENTRIES:
         lines.append(f"({len(entries) - MAX_ENTRIES:,} more entries are not shown. List a directory further down.)")
-    return "\n".join([f"{_shown(top)}: {len(entries):,} entr{'y' if len(entries) == 1 else 'ies'}", *lines])
+    return "\n".join([f"{_shown(top, redact)}: {len(entries):,} entr{'y' if len(entries) == 1 else 'ies'}", *lines])
 
 
-def _line(entry: ListedEntry, top: str) -> str:
-    name = _shown(entry.path.removeprefix(f"{top.rstrip('/')}/"))
+def _line(entry: ListedEntry, top: str, redact: Redact) -> str:
+    name = _shown(entry.path.removeprefix(f"{top.rstrip('/')}/"), redact)
     match entry.type:
         case "directory":
             return f"{name}/"
         case "symlink":
-            return f"{name} -> {_shown(entry.symlink_target or '?')}"
+            return f"{name} -> {_shown(entry.symlink_target or '?', redact)}"
         case "file":
             return f"{name}  {entry.size:,} bytes"
         case _:
             return f"{name}  (a device, pipe or socket)"
 
 
-def _shown(name: str) -> str:
-    """Return a name on one line: a file name may hold line breaks and control characters."""
-    return name if name.isprintable() else ascii(name)
+def _shown(name: str, redact: Redact) -> str:
+    """Return a name on one line: a file name may hold line breaks and control characters.
+
+    A secret in such a name would not be found once it is spelled with escapes.
+    """
+    return name if name.isprintable() else ascii(redact(name))
 
 
 LIST_FILES: Final = Tool(

@@ -307,6 +307,12 @@ async def test_a_long_listing_says_what_it_leaves_out() -> None:
     assert await text_of(FakeRuntime(files={"/a": b""}), "list_files", {"path": "/"}) == "/: 1 entry\na  0 bytes"
 
 
+async def test_a_secret_in_a_file_name_is_redacted_before_the_name_is_spelled_with_escapes() -> None:
+    runtime = FakeRuntime(files={"/d/of canary-é9f31c\u200b": b""})
+    result = await fake_toolset(runtime, secrets={"CANARY": "canary-é9f31c"}).call("list_files", {"path": "/d"})
+    assert "'of [REDACTED:CANARY]\\u200b'" in result.text
+
+
 @pytest.mark.parametrize(
     "tool", ["exec", "run_code", "read_file", "write_file", "edit_file", "list_files", "get_preview_url"]
 )
