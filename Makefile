@@ -24,7 +24,7 @@ leaks: $(STAMP)
 	LEAKS=full $(BIN)/python -m pytest -s tests/leaks
 
 mutants: $(STAMP)
-	$(BIN)/python tests/mutants.py
+	$(BIN)/python -m tests.mutants
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 import threading
@@ -9,6 +10,7 @@ import unicodedata
 from collections.abc import Iterable
 from functools import lru_cache
 from typing import Final
+from urllib.parse import quote
 
 from sandbox_tools.errors import WeakSecretError
 from sandbox_tools.redaction.marks import placeholder
@@ -25,6 +27,9 @@ MAX_LIVE: Final = 512
 
 MAX_RETIRED: Final = 256
 """How many retired values are kept. A process that makes sandboxes for months must not grow with them."""
+
+_PADDING: Final = 3
+"""Characters at the end of base64 that tell nothing, or a few bits: `x==`."""
 
 _NAME: Final = re.compile(r"[A-Z0-9_]{1,32}")
 
@@ -63,8 +68,8 @@ class Registry(Opaque):
 
         Raises:
             ValueError: `name` is not 1 to 32 of A-Z, 0-9 and _.
-            WeakSecretError: `value` cannot be redacted without damage to ordinary text, or `MAX_LIVE` others are in
-                use. The message does not show it.
+            WeakSecretError: `value` cannot be redacted without damage to ordinary text, `MAX_LIVE` others are in use,
+                or the redactor does not find it, which is tried at once. The message does not show it.
         """
         if not _NAME.fullmatch(name):
             raise ValueError("The name of a secret is 1 to 32 of A-Z, 0-9 and _.")
@@ -116,6 +121,8 @@ class Registry(Opaque):
         names = {name, *(secret.name for secret in self._parts)}
         if _any_found(snapshot, map(placeholder, names)):
             raise WeakSecretError(name, "is part of a placeholder")
+        if not _is_covered(snapshot, value):
+            raise WeakSecretError(name, "is not found again by the redactor, which is a fault of it")
         secret = Secret(name, value)
         self._by_value[value] = secret
         self._parts[secret] = part
@@ -160,6 +167,22 @@ def _problem(value: str) -> str | None:
 
 def _is_blank(char: str) -> bool:
     return char.isspace() or unicodedata.category(char or " ") in ("Cc", "Cf", "Zs")
+
+
+def _is_covered(patterns: Patterns, value: str) -> bool:
+    """Try whether the value is found: as it is, and as programs encode it most. Shares nothing with forms.py."""
+    raw = value.encode()
+    looks = {base64.b64encode(raw), raw.hex().encode(), quote(value, safe="").encode(), *_plain_forms(value)}
+    return all(_uncovered(patterns, look) <= _PADDING for look in looks)
+
+
+def _uncovered(patterns: Patterns, data: bytes) -> int:
+    """Return how many bytes of `data` no match covers."""
+    count = done = 0
+    for start, negative_size, _ in patterns.find(data):
+        count += max(0, start - done)
+        done = max(done, start - negative_size)
+    return count + max(0, len(data) - done)
 
 
 def _any_found(patterns: Patterns, texts: Iterable[str]) -> bool:

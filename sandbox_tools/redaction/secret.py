@@ -9,15 +9,15 @@ _REFUSAL: Final = "holds secret values and cannot be serialised"
 
 
 class Opaque:
-    """Base of the objects that hold secret values: nothing generic can serialise them or show what is inside."""
+    """Base of the objects that hold secret values: nothing generic can serialise them or show what is inside.
+
+    `copy` and every protocol of `pickle` ask for the state, so it is enough to refuse that.
+    """
 
     __slots__ = ()
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__}>"
-
-    def __reduce_ex__(self, protocol: object) -> NoReturn:
-        raise TypeError(f"{type(self).__name__} {_REFUSAL}")
 
     def __getstate__(self) -> NoReturn:
         raise TypeError(f"{type(self).__name__} {_REFUSAL}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import secrets
 from collections.abc import Iterator
 
@@ -319,6 +320,14 @@ def test_output_that_takes_too_long_is_withheld(monkeypatch: pytest.MonkeyPatch)
     stream = REDACTOR.stream()
     assert stream.feed(b"harmless") == WITHHELD.encode()
     assert stream.feed(b"more") + stream.close() == b""
+
+
+def test_time_adds_up_from_piece_to_piece_and_more_bytes_may_take_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    ticks = itertools.count()
+    monkeypatch.setattr("sandbox_tools.redaction.budget.time.thread_time", lambda: next(ticks) * 0.004)
+    few, many = REDACTOR.stream(), REDACTOR.stream()
+    assert b"".join(many.feed(b"." * 2**20) for _ in range(6)) + many.close() == b"." * 6 * 2**20
+    assert b"".join(few.feed(b".") for _ in range(100)).endswith(WITHHELD.encode())
 
 
 class _BrokenRegistry(Registry):

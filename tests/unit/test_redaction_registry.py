@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 import threading
 
@@ -12,6 +13,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from sandbox_tools.errors import SandboxToolsError, WeakSecretError
 from sandbox_tools.redaction import Counts, Redactor, Registry, default_registry, registry
+from sandbox_tools.redaction.matcher import Match
+from sandbox_tools.redaction.patterns import Patterns
+from tests.unit.redaction_cases import SECRETS
 
 
 @pytest.mark.parametrize(
@@ -62,6 +66,38 @@ def test_a_value_that_hides_in_the_placeholder_of_another_secret_is_refused() ->
     one.register("DEPLOY_TOKEN", secrets.token_hex(16))
     with pytest.raises(WeakSecretError, match="part of a placeholder"):
         one.register("OTHER", "DEPLOY_TOKEN")
+
+
+class _MissesHex(Patterns):
+    """Finds no hexadecimal."""
+
+    __slots__ = ()
+
+    def find(self, data: bytes) -> list[Match]:
+        return super().find(b"" if re.fullmatch(rb"[0-9a-f]{40,}", data) else data)
+
+
+def test_a_value_that_the_redactor_would_miss_in_some_form_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "Patterns", _MissesHex)
+    refusing = Registry()
+    with pytest.raises(WeakSecretError, match="not found again"):
+        refusing.register("KEY", secrets.token_urlsafe(24))
+    assert refusing.names() == frozenset()
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        *SECRETS.values(),
+        "-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2VwBCIEIKq\nx9fT3LmQ2vZ8\n-----END PRIVATE KEY-----",
+        "postgres://user:kj%34h@host.example/db",
+        "\u00fc" * 7 + "x",
+        "q7" * 4096,
+    ],
+    ids=lambda value: str(len(value)),
+)
+def test_every_value_that_is_strange_but_not_weak_is_found_again(value: str) -> None:
+    assert Registry().register("KEY", value).name == "KEY"
 
 
 @pytest.mark.parametrize("name", ["", "lower", "WITH SPACE", "A" * 33, "NEW\nLINE", "BRACKET]", "NEWLINE\n"])
@@ -181,10 +217,12 @@ def test_a_retired_value_that_is_registered_again_is_live(monkeypatch: pytest.Mo
     assert Redactor(one).text(value) == "[REDACTED:TOKEN]"
 
 
-def test_retiring_a_handle_of_another_registry_does_nothing() -> None:
+def test_retiring_a_handle_of_another_registry_does_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "MAX_RETIRED", 2)
     one, other, value = Registry(), Registry(), secrets.token_hex(16)
     one.register("TOKEN", value)
-    one.retire(other.register("TOKEN", value))
+    for number in range(3 * registry.MAX_RETIRED):
+        one.retire(other.register("TOKEN", value if number == 0 else secrets.token_hex(16)))
     assert Redactor(one).text(value) == "[REDACTED:TOKEN]"
 
 
