@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import anyio
 import anyio.from_thread
 import typer
 
 from sandbox_tools.cli.secret_files import new_secret_file
-from sandbox_tools.errors import ConfigurationError
-from sandbox_tools.local.inject import Injector
+from sandbox_tools.errors import ConfigurationError, WeakSecretError
 from sandbox_tools.local.isolation import LauncherKind, launchers_for
 from sandbox_tools.local.server import serve
+
+if TYPE_CHECKING:
+    from sandbox_tools.local.inject import Injector
+from sandbox_tools.redaction import default_registry
 
 
 def run_local(*, port: int, api_key_file: Path | None, min_isolation: str | None, child: bool) -> None:
@@ -27,12 +32,22 @@ def run_local(*, port: int, api_key_file: Path | None, min_isolation: str | None
     except ConfigurationError as error:
         raise typer.BadParameter(str(error), param_hint="--min-isolation") from None
     api_key = _line_from_parent() if child else _api_key(api_key_file)
-    injector = Injector.from_json(_line_from_parent()) if child else None
+    with contextlib.suppress(WeakSecretError):  # a user may choose a key that is too short to be redacted
+        default_registry().register("API_KEY", api_key)
+    injector = _injector(_line_from_parent()) if child else None
     anyio.run(_serve, port, api_key, launchers, child, injector)
 
 
 def _line_from_parent() -> str:
     return sys.stdin.buffer.readline().decode("ascii", "replace").strip()
+
+
+def _injector(line: str) -> Injector | None:
+    if not line:
+        return None
+    from sandbox_tools.local.inject import Injector  # noqa: PLC0415 - heavy, and few services have anything for it
+
+    return Injector.from_json(line)
 
 
 def _api_key(api_key_file: Path | None) -> str:

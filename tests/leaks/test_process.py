@@ -7,23 +7,28 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.local.service import LocalServer
 
 SCRIPT = str(Path(__file__).with_name("crashing.py"))
 
 
-def run(server: LocalServer, tmp_path: Path, how: str) -> tuple[subprocess.CompletedProcess[bytes], list[str]]:
-    """Run the script; return also the tokens that were at hand."""
-    tokens = tmp_path / "tokens"
-    settings = {
+def settings(server: LocalServer, tmp_path: Path) -> dict[str, str]:
+    return {
         "SEACLOUD_BASE_URL": server.base_url,
         "SEACLOUD_API_KEY": server.api_key,
         "PYTHONPATH": str(Path.cwd()),
         "XDG_STATE_HOME": str(tmp_path),
     }
+
+
+def run(server: LocalServer, tmp_path: Path, how: str) -> tuple[subprocess.CompletedProcess[bytes], list[str]]:
+    """Run the script; return also the tokens that were at hand."""
+    tokens = tmp_path / "tokens"
     done = subprocess.run(
         [sys.executable, "-X", "dev", SCRIPT, how, str(tokens)],
-        env={**os.environ, **settings},
+        env={**os.environ, **settings(server, tmp_path)},
         capture_output=True,
         timeout=60,
         check=False,
@@ -63,3 +68,26 @@ def test_our_own_process_shows_no_token_when_it_crashes(local_server: LocalServe
     assert done.stderr.count(b"[REDACTED:") >= len(tokens)
     assert b"The above exception was the direct cause" in done.stderr
     assert_none_seen(done, tokens)
+
+
+CRASHES = {
+    "local": "import anyio\nanyio.run = lambda serve, port, api_key, *rest: fail(api_key)\n",
+    "call exec {}": "from sandbox_tools import BlockingToolset\nBlockingToolset.call = lambda self, *args: fail(key)\n",
+}
+
+
+@pytest.mark.parametrize("command", CRASHES)
+def test_a_command_that_crashes_shows_no_key(local_server: LocalServer, tmp_path: Path, command: str) -> None:
+    """The real command, with a fault put in where a key is at hand."""
+    fault = "import os\nkey = os.environ['SEACLOUD_API_KEY']\ndef fail(key): raise RuntimeError(f'the key is {key}')\n"
+    run_it = "from sandbox_tools.cli import main\nmain()\n"
+    done = subprocess.run(
+        [sys.executable, "-X", "dev", "-c", fault + CRASHES[command] + run_it, *command.split()],
+        env={**os.environ, **settings(local_server, tmp_path)},
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert b"RuntimeError: the key is [REDACTED:" in done.stderr
+    assert_none_seen(done, [local_server.api_key])
