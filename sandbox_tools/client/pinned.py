@@ -57,11 +57,14 @@ class PinnedTransport(httpx.AsyncBaseTransport):
             ),
         )
         self._origin = origin
+        self._closed = False
         self._credentials = {name.lower().encode("ascii"): secret for name, secret in credentials.items()}
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         if _origin(str(request.url)) != self._origin:
             raise httpx.UnsupportedProtocol("blocked: not the pinned origin")
+        if self._closed:  # httpx would open a connection that nobody closes
+            raise httpx.UnsupportedProtocol("closed")
         headers = [(name, value) for name, value in request.headers.raw if name.lower() not in self._credentials]
         headers += [(name, reveal(secret).encode("ascii")) for name, secret in self._credentials.items()]
         extensions = {**request.extensions, "trace": self._forgetting(request.extensions.get("trace"))}
@@ -89,6 +92,7 @@ class PinnedTransport(httpx.AsyncBaseTransport):
         return any(reveal(secret) in text for secret in self._credentials.values())
 
     async def aclose(self) -> None:
+        self._closed = True
         await self._inner.aclose()
 
 
