@@ -23,7 +23,7 @@ Given: TypeAlias = Mapping[str, str] | Collection[str]
 """Values by name, or names of variables of this process."""
 
 GivenSecrets: TypeAlias = Mapping[str, str | InjectedSecret] | Collection[str]
-"""As `Given`; a value may be one that never enters the sandbox."""
+"""As `Given`; a value may be one that never enters the sandbox. By name that is `NAME@HOST`, or `NAME@HOST,HOST`."""
 
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
@@ -83,7 +83,7 @@ def secrets_of(registry: Registry, given: GivenSecrets | None) -> Iterator[Envir
     """
     held: list[Secret] = []
     try:
-        values = _by_name(given, _SECRET_NAME, "A secret is named like GITHUB_TOKEN: 1 to 32 of A-Z, 0-9 and _.")
+        values = _secrets_by_name(given)
         environment = _held_secrets(registry, values, held)
         del given, values  # a traceback shows the variables of a generator
         yield environment
@@ -114,6 +114,15 @@ def variables_of(registry: Registry, given: Given | None, *, on_notice: Callable
 def looks_secret(name: str) -> bool:
     """Tell whether the name of a variable says that its value is secret."""
     return _LOOKS_SECRET.fullmatch(name) is not None
+
+
+def _secrets_by_name(given: GivenSecrets | None) -> Mapping[str, str | InjectedSecret]:
+    rule = "A secret is named like GITHUB_TOKEN: 1 to 32 of A-Z, 0-9 and _."
+    if given is None or isinstance(given, str | Mapping):
+        return _by_name(given, _SECRET_NAME, rule)
+    hosts = {name: names.split(",") if at else [] for name, at, names in (item.partition("@") for item in given)}
+    values = _by_name(tuple(hosts), _SECRET_NAME, rule)
+    return {name: InjectedSecret(values[name], hosts=hosts[name]) if hosts[name] else values[name] for name in hosts}
 
 
 _Value = TypeVar("_Value")

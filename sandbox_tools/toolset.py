@@ -138,7 +138,7 @@ class Toolset:
             preview_site: Where private previews are served instead, such as by an HTTP server.
             secrets: What commands may use without the model seeing it: values by name, or names of variables of this
                 process. A command that names one has it as a variable of its environment, and nothing else has. Of an
-                `InjectedSecret` it has a placeholder only.
+                `InjectedSecret`, or of what is named `NAME@HOST`, it has a placeholder only.
             envs: Variables of every process in the sandboxes that this toolset creates, given likewise. All code there
                 can read them; those whose names say that they are secret (`..._TOKEN`, `..._KEY` ...) are redacted.
             on_notice: Told where the tools run, and of a variable that cannot be redacted; default: the log, at INFO.

@@ -32,8 +32,9 @@ _MinIsolation = Annotated[
 _Secret = Annotated[
     list[str] | None,
     typer.Option(
-        metavar="NAME",
-        help="Variable of this environment that commands may use without the model seeing its value. Repeatable.",
+        metavar="NAME[@HOST]",
+        help="Variable of this environment that commands may use without the model seeing its value; with a host: "
+        "without the sandbox seeing it either, in requests for http://HOST. Repeatable.",
     ),
 ]
 _Env = Annotated[

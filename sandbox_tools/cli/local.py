@@ -19,10 +19,10 @@ from sandbox_tools.cli.secret_files import new_secret_file
 from sandbox_tools.errors import ConfigurationError, WeakSecretError
 from sandbox_tools.local.isolation import LauncherKind, launchers_for
 from sandbox_tools.local.server import serve
+from sandbox_tools.redaction import default_registry
 
 if TYPE_CHECKING:
     from sandbox_tools.local.inject import Injector
-from sandbox_tools.redaction import default_registry
 
 
 def run_local(*, port: int, api_key_file: Path | None, min_isolation: str | None, child: bool) -> None:

@@ -75,7 +75,7 @@ def _told(api_key: Secret, injections: Sequence[Injection]) -> bytes:
         }
         for injection in injections
     ]
-    return f"{reveal(api_key)}\n{json.dumps(items)}\n".encode()
+    return f"{reveal(api_key)}\n{json.dumps(items) if items else ''}\n".encode()
 
 
 async def _base_url(process: anyio.abc.Process, api_key: Secret, injections: Sequence[Injection]) -> str:

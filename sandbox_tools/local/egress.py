@@ -14,18 +14,20 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from ipaddress import IPv6Address
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import anyio
 import anyio.lowlevel
 
 from sandbox_tools.local.addresses import Address, Policy, embedded_addresses, refusal
 from sandbox_tools.local.background import Background
-from sandbox_tools.local.inject import Injector
 from sandbox_tools.local.isolation import needs_namespaces
 from sandbox_tools.local.outside import Link, Outside
 from sandbox_tools.local.pipes import close_descriptor
 from sandbox_tools.local.proxy import ProxyError, serve_request
+
+if TYPE_CHECKING:
+    from sandbox_tools.local.inject import Injector
 
 PROXY_PORT: Final = 3128
 """Inside a sandbox that may reach something, on 127.0.0.1."""

@@ -16,13 +16,12 @@ from ssl import SSLContext
 from typing import Final
 
 import anyio
-import httpx
 
 from sandbox_tools.injection import Injection
 from sandbox_tools.local.outside import Link
 from sandbox_tools.local.proxy import ProxyError, Target
 from sandbox_tools.local.tls import TlsLink
-from sandbox_tools.redaction import Redactor, Registry
+from sandbox_tools.redaction import Redactor, Registry, default_registry
 from sandbox_tools.redaction.secret import reveal
 from sandbox_tools.wire.hops import Headers, without
 
@@ -44,9 +43,9 @@ class Injector:
         self._trusted = _trusted()
 
     @classmethod
-    def from_json(cls, text: str) -> Injector | None:
-        """Read what the parent process gives; None when there is nothing to swap."""
-        registry = Registry()
+    def from_json(cls, text: str) -> Injector:
+        """Read what the parent process gives."""
+        registry = default_registry()
         injections = [
             Injection(
                 name=item["name"],
@@ -55,9 +54,9 @@ class Injector:
                 hosts=frozenset(item["hosts"]),
                 headers=frozenset(item["headers"]),
             )
-            for item in json.loads(text or "[]")
+            for item in json.loads(text)
         ]
-        return cls(injections, registry) if injections else None
+        return cls(injections, registry)
 
     def secured(self, target: Target) -> Target:
         """Return where a request goes: over TLS, when its host is one for a secret."""
@@ -145,6 +144,8 @@ class Scrubber:
 
 def _trusted() -> SSLContext:
     """Trust what the client of this package trusts: certifi, or `SSL_CERT_FILE`, `SSL_CERT_DIR`."""
+    import httpx  # noqa: PLC0415 - heavy, and few services have a secret to put anywhere
+
     context = httpx.create_ssl_context(trust_env=True)
     context.set_alpn_protocols(["http/1.1"])
     return context

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import anyio
 import anyio.to_thread
@@ -19,7 +19,6 @@ from sandbox_tools.local.addresses import policy_of
 from sandbox_tools.local.background import Background
 from sandbox_tools.local.entry import DEFAULT_TTL_S, KEEP_PAUSED_S, Entry, Running, paused_entry
 from sandbox_tools.local.errors import NotPausableError, SandboxLimitError
-from sandbox_tools.local.inject import Injector
 from sandbox_tools.local.isolation import IsolationReport
 from sandbox_tools.local.launcher import Launcher
 from sandbox_tools.local.limits import Limits
@@ -31,6 +30,9 @@ from sandbox_tools.local.state import Home, State
 from sandbox_tools.wire.control import NewSandbox
 from sandbox_tools.wire.envelope import WireError
 from sandbox_tools.wire.network import NetworkRules
+
+if TYPE_CHECKING:
+    from sandbox_tools.local.inject import Injector
 
 MAX_PAUSED_EACH: Final = 4
 """Paused sandboxes for each one that may run: each takes memory, disk and a descriptor."""

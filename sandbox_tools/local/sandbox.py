@@ -9,7 +9,7 @@ import socket
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager, ExitStack
 from functools import partial
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import anyio
 
@@ -19,7 +19,6 @@ from sandbox_tools.local.channel import AgentError, Channel, ChannelError
 from sandbox_tools.local.cpu import CpuMeter
 from sandbox_tools.local.egress import Egress
 from sandbox_tools.local.eventlog import EventLog, Level
-from sandbox_tools.local.inject import Injector
 from sandbox_tools.local.launcher import Launched
 from sandbox_tools.local.layout import environment
 from sandbox_tools.local.outside import Outside
@@ -29,6 +28,9 @@ from sandbox_tools.local.results import Results
 from sandbox_tools.local.watchers import Watchers
 from sandbox_tools.wire.files import DEFAULT_WORKSPACE
 from sandbox_tools.wire.process import Command, TerminalSize
+
+if TYPE_CHECKING:
+    from sandbox_tools.local.inject import Injector
 
 MAX_PROCESSES: Final = 64
 """Processes that run, or whose children still hold their pipes. Each costs three descriptors of the server."""

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import anyio
 import anyio.to_thread
@@ -18,7 +18,6 @@ from sandbox_tools.local.app import build_app
 from sandbox_tools.local.background import Background
 from sandbox_tools.local.cgroups import Cgroups
 from sandbox_tools.local.connections import Connection
-from sandbox_tools.local.inject import Injector
 from sandbox_tools.local.isolation import LAUNCHER_KINDS, LauncherKind
 from sandbox_tools.local.launcher import Launcher
 from sandbox_tools.local.layout import host_layout
@@ -27,6 +26,9 @@ from sandbox_tools.local.registry import Registry
 from sandbox_tools.local.state import state_for
 from sandbox_tools.local.watchdog import Bounds
 from sandbox_tools.local.websocket import WebSockets
+
+if TYPE_CHECKING:
+    from sandbox_tools.local.inject import Injector
 
 SHUTDOWN_S: Final = 2.0
 """Time to end all sandboxes; what is left of their files then is removed by the next service."""

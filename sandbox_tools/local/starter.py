@@ -6,7 +6,7 @@ import logging
 import secrets
 from collections.abc import Sequence
 from functools import partial
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import anyio
 import anyio.to_thread
@@ -18,7 +18,6 @@ from sandbox_tools.local.channel import AgentError, ChannelError
 from sandbox_tools.local.egress import NoNetworkError
 from sandbox_tools.local.errors import IsolationMissingError
 from sandbox_tools.local.eventlog import EventLog
-from sandbox_tools.local.inject import Injector
 from sandbox_tools.local.isolation import IsolationReport, needs_namespaces, probe, unavailable
 from sandbox_tools.local.launcher import Launcher, LaunchError, spare_uid, volumes_uid
 from sandbox_tools.local.limits import Limits
@@ -27,6 +26,9 @@ from sandbox_tools.local.sandbox import Sandbox
 from sandbox_tools.local.state import Home, State
 from sandbox_tools.wire.control import NewSandbox, VolumeMount
 from sandbox_tools.wire.envelope import WireError
+
+if TYPE_CHECKING:
+    from sandbox_tools.local.inject import Injector
 
 READY_TIMEOUT_S: Final = 10.0
 

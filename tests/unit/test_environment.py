@@ -34,6 +34,18 @@ def test_a_secret_is_given_by_its_value_or_by_the_name_of_a_variable(
             assert Redactor(registry).text(f"<{value}>") == "<[REDACTED:GITHUB_TOKEN]>"
 
 
+def test_a_name_with_a_host_is_a_secret_that_stays_outside(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GITHUB_TOKEN", value)
+    registry = Registry()
+    with secrets_of(registry, ["GITHUB_TOKEN@api.github.com,github.com"]) as environment:
+        [injection] = environment.injections
+        assert injection.hosts == {"api.github.com", "github.com"}
+        assert injection.headers == {"authorization"}
+        assert environment.values() == {"GITHUB_TOKEN": injection.placeholder}
+        assert Redactor(registry).text(value) == "[REDACTED:GITHUB_TOKEN]"
+    assert in_use(registry) == 0
+
+
 @pytest.mark.parametrize("given", [None, {}, [], ()])
 def test_nothing_given_is_nothing(given: dict[str, str] | list[str] | None) -> None:
     with secrets_of(Registry(), given) as environment:
@@ -48,6 +60,8 @@ def test_nothing_given_is_nothing(given: dict[str, str] | list[str] | None) -> N
         ("GITHUB_TOKEN", "mappings of names to values, or lists of names"),
         (["NOT_SET_ANYWHERE_TOKEN"], "NOT_SET_ANYWHERE_TOKEN is not set in the environment"),
         (["GITHUB_TOKEN=Zq7mWc2RtY9xLp4V"], "A secret is named like GITHUB_TOKEN"),
+        (["HOME@*.example.com"], "The hosts of an InjectedSecret"),
+        (["HOME@"], "The hosts of an InjectedSecret"),
         ({"Zq7mWc2RtY9xLp4V": "x"}, "A secret is named like GITHUB_TOKEN"),
         ({"1TOKEN": "Zq7mWc2RtY9xLp4V"}, "A secret is named like GITHUB_TOKEN"),
         ({"T" * 33: "Zq7mWc2RtY9xLp4V"}, "A secret is named like GITHUB_TOKEN"),
