@@ -114,6 +114,7 @@ class Toolset:
         adopt: bool = True,
         private_previews: bool = False,
         preview_site: PreviewSite | None = None,
+        redact_unknown_tokens: bool = True,
         secrets: GivenSecrets | None = None,
         envs: Given | None = None,
         on_notice: Callable[[str], None] | None = None,
@@ -136,6 +137,8 @@ class Toolset:
             private_previews: Previews need a token. `get_preview_url` then returns a URL of a proxy on this machine
                 that adds it, so that the user's browser, and nobody else's, can open the preview.
             preview_site: Where private previews are served instead, such as by an HTTP server.
+            redact_unknown_tokens: Replace also what only looks like a token in what a sandbox prints. In errors and
+                logs that is always done.
             secrets: What commands may use without the model seeing it: values by name, or names of variables of this
                 process. A command that names one has it as a variable of its environment, and nothing else has. Of an
                 `InjectedSecret`, or of what is named `NAME@HOST`, it has a placeholder only.
@@ -171,7 +174,7 @@ class Toolset:
             async with Sandboxes.open(source, options, on_notice=notice, preview_site=preview_site) as sandboxes:
                 yield cls(
                     sandboxes,
-                    Redactor(registry),
+                    Redactor(registry, unknown_in_output=redact_unknown_tokens),
                     internet=internet,
                     max_output_chars=max_output_chars,
                     secrets=for_commands,

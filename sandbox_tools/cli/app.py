@@ -41,14 +41,22 @@ _Env = Annotated[
     list[str] | None,
     typer.Option(metavar="NAME", help="Variable of this environment to set in sandboxes. Repeatable."),
 ]
+_ShowUnknown = Annotated[
+    bool,
+    typer.Option(
+        "--show-unknown-tokens", help="Show what only looks like a token in output, and is registered nowhere."
+    ),
+]
 
 
 @app.command()
 def mcp(
+    *,
     internet: _Internet = False,
     min_isolation: _MinIsolation = None,
     secret: _Secret = None,
     env: _Env = None,
+    show_unknown_tokens: _ShowUnknown = False,
     private_previews: Annotated[
         bool, typer.Option("--private-previews", help="Only a browser on this machine can open previews.")
     ] = False,
@@ -60,6 +68,7 @@ def mcp(
         internet=internet,
         min_isolation=min_isolation,
         private_previews=private_previews,
+        redact_unknown_tokens=not show_unknown_tokens,
         secrets=secret or (),
         envs=env or (),
     )
@@ -80,6 +89,7 @@ def mcp_http(
     ] = None,
     internet: _Internet = False,
     min_isolation: _MinIsolation = None,
+    show_unknown_tokens: _ShowUnknown = False,
 ) -> None:
     """Serve the tools over MCP on HTTP, to several callers with sandboxes of their own."""
     from sandbox_tools.cli.mcp_http import run_mcp_http  # noqa: PLC0415 - heavy, only for this command
@@ -91,6 +101,7 @@ def mcp_http(
         public_url=public_url,
         internet=internet,
         min_isolation=min_isolation,
+        redact_unknown_tokens=not show_unknown_tokens,
     )
 
 
@@ -123,6 +134,7 @@ def call(
     min_isolation: _MinIsolation = None,
     secret: _Secret = None,
     env: _Env = None,
+    show_unknown_tokens: _ShowUnknown = False,
 ) -> None:
     """Call one tool in a new sandbox and print exactly the text that a model would read."""
     from sandbox_tools.blocking import BlockingToolset  # noqa: PLC0415 - heavy, only for this command
@@ -135,6 +147,7 @@ def call(
             min_isolation=min_isolation,
             secrets=secret or (),
             envs=env or (),
+            redact_unknown_tokens=not show_unknown_tokens,
             on_notice=_say,
         ) as tools:
             result = tools.call(tool, parsed)

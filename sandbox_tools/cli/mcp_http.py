@@ -28,6 +28,7 @@ def run_mcp_http(
     public_url: str | None,
     internet: bool,
     min_isolation: str | None,
+    redact_unknown_tokens: bool,
 ) -> None:
     """Serve until SIGTERM or SIGINT."""
     log_to_stderr(Redactor(default_registry()))
@@ -35,7 +36,12 @@ def run_mcp_http(
     def open_toolset(previews: PreviewSite) -> AbstractAsyncContextManager[Toolset]:
         """A caller uses the sandboxes that it made, and no others of the account."""
         return Toolset.open(
-            internet=internet, min_isolation=min_isolation, adopt=False, private_previews=True, preview_site=previews
+            internet=internet,
+            min_isolation=min_isolation,
+            adopt=False,
+            private_previews=True,
+            preview_site=previews,
+            redact_unknown_tokens=redact_unknown_tokens,
         )
 
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import secrets
 import signal
 import stat
 import subprocess
@@ -41,6 +42,15 @@ def test_call_prints_exactly_the_text_that_a_model_reads(local_server: LocalServ
     assert (done.returncode, done.stdout) == (0, "exit_code: 3\n--- stdout ---\nhi\n")
     assert local_server.api_key not in done.stdout + done.stderr
     assert f"The tools run in SeaCloud at {local_server.base_url}." in done.stderr
+
+
+@pytest.mark.parametrize(("flags", "shown"), [((), False), (("--show-unknown-tokens",), True)], ids=["", "shown"])
+def test_what_only_looks_like_a_token_is_shown_when_asked_for(
+    local_server: LocalServer, flags: tuple[str, ...], shown: bool
+) -> None:
+    token = f"npm_{secrets.token_hex(18)}"
+    done = run("call", "exec", json.dumps({"command": f"echo {token}"}), *flags, **cloud(local_server))
+    assert (token in done.stdout, "[REDACTED:unknown-token]" in done.stdout) == (shown, not shown)
 
 
 def test_call_exits_with_1_when_the_tool_failed(local_server: LocalServer) -> None:

@@ -67,6 +67,7 @@ def main(
     internet: bool = False,
     min_isolation: str | None = None,
     private_previews: bool = False,
+    redact_unknown_tokens: bool = True,
     secrets: Collection[str] = (),
     envs: Collection[str] = (),
 ) -> None:
@@ -80,6 +81,7 @@ def main(
             internet=internet,
             min_isolation=min_isolation,
             private_previews=private_previews,
+            redact_unknown_tokens=redact_unknown_tokens,
             secrets=secrets,
             envs=envs,
         ),
