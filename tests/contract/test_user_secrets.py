@@ -15,6 +15,7 @@ import pytest
 from sandbox_tools import BlockingToolset
 from sandbox_tools.errors import ConfigurationError, WeakSecretError
 from tests.contract.test_cli import COMMAND, cloud, environment
+from tests.contract.test_tools_local import wait_until
 from tests.local.service import LocalServer
 
 TOKEN = f"ghp_{secrets.token_urlsafe(27)}"
@@ -98,10 +99,18 @@ def test_a_process_in_the_background_has_it_and_is_redacted_as_well(tools: Block
         tools, "while read line; do echo $line=$GITHUB_TOKEN, which is all of it; done", "GITHUB_TOKEN", background=True
     )
     [pid] = re.findall(r"process (\d+)", started)
+    read = {"action": "output", "pid": int(pid)}
     refused = tools.call("process", {"action": "input", "pid": int(pid), "text": "[REDACTED:GITHUB_TOKEN]\n"})
     assert (refused.is_error, "Nothing was done." in refused.text) == (True, True)
-    text = tools.call("process", {"action": "input", "pid": int(pid), "text": "a\n"}).text
-    assert text.endswith("a=[REDACTED:GITHUB_TOKEN], which is all of it")
+    said = [tools.call("process", {"action": "input", "pid": int(pid), "text": "a\n"}).text]
+
+    def is_over() -> bool:
+        said.append(tools.call("process", read).text)
+        return "all of it" in "".join(said)
+
+    assert wait_until(is_over)
+    assert "[REDACTED:GITHUB_TOKEN]" in "".join(said)
+    assert TOKEN not in "".join(said)
     assert TOKEN not in tools.call("process", {"action": "list"}).text
     assert TOKEN not in tools.call("process", {"action": "kill", "pid": int(pid)}).text
 

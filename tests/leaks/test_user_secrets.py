@@ -79,3 +79,11 @@ async def test_no_adapter_shows_it(adapter: Any, spelling: str, caplog: pytest.L
     runtime.fails_with = SandboxUnreachableError(spelling)
     seen += await adapter(toolset, "exec", arguments)
     assert_no_secret(*seen, repr(toolset), caplog.text)
+
+
+def test_a_toolkit_that_was_given_it_shows_it_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SEACLOUD_API_KEY", raising=False)
+    with SandboxToolkit(secrets={"CANARY": SECRET}, envs={"MY_TOKEN": SECRET}) as toolkit:
+        tools = toolkit.get_tools()
+        assert_no_secret(repr(toolkit), toolkit.model_dump(), toolkit.model_dump_json(), repr(tools))
+        assert any("CANARY" in tool.description for tool in tools)
