@@ -8,10 +8,8 @@ up one by one: that is linear as well, whatever the data is.
 
 from __future__ import annotations
 
-import struct
 import sys
 from array import array
-from collections.abc import Iterable
 from typing import Final, Literal, NamedTuple
 
 from sandbox_tools.redaction.secret import Opaque
@@ -37,10 +35,10 @@ class _Pattern(NamedTuple):
 
 
 class Matcher(Opaque):
-    """A set of patterns. Immutable once it is in use.
+    """A set of patterns. It may grow while it is in use, but forgets nothing.
 
-    Patterns are added to a small one for each value; one that is searched with includes many of those. What the small
-    one knows of words is in arrays, because a set takes ten times the memory.
+    Patterns are added to a small one for each value; one that streams are searched with includes many of those. Most
+    that the small one knows of words is in an array, because a set takes ten times the memory.
 
     Attributes:
         anchor_size: `word + step`, the size in bytes of the shortest pattern that it can hold and of a fragment.
@@ -52,7 +50,6 @@ class Matcher(Opaque):
         "_fragments",
         "_near",
         "_seeds",
-        "_starts",
         "_step",
         "_table",
         "_word",
@@ -69,14 +66,13 @@ class Matcher(Opaque):
         """Names by pattern, for patterns of exactly the anchor size."""
         self._anchored: dict[bytes, tuple[_Pattern, ...]] = {}
         """Other patterns by the bytes at their anchor."""
-        self._starts = array("Q")
-        """The words that may be the first to be read in a fragment or an anchor, of patterns that were added here."""
         self._seeds: set[int] = set()
-        """The same of those that were included."""
-        self._near = array("I")
-        """Places in the table of the words that were added here."""
-        self._table = b""
-        """1 at the place of each word that was included: what ends with one may be the start of a pattern."""
+        """The words that may be the first to be read in a fragment or an anchor."""
+        self._near = array(_WORD_CODES[word])
+        """All words of the patterns that were added here, at every address."""
+        self._table = bytearray()
+        """1 at the place of each word that was included: what ends with one may be the start of a pattern. Empty when
+        nothing was."""
 
     def add(self, form: bytes, name: str) -> None:
         """Look for `form` as a whole. Only while nobody else uses this matcher."""
@@ -84,8 +80,8 @@ class Matcher(Opaque):
         anchor = (len(form) - self.anchor_size) // 2
         key = form[anchor : anchor + self.anchor_size]
         self._anchored[key] = (*self._anchored.get(key, ()), _Pattern(form, anchor, name))
-        self._starts.extend(self._words(key[:-1]))  # at so many addresses that one of them is read
-        self._mark(self._words(form))
+        self._seeds.update(self._words(key[:-1]))  # at so many addresses that one of them is read
+        self._near += self._words(form)
         self.longest = max(self.longest, len(form))
 
     def add_fragments(self, form: bytes, name: str) -> None:
@@ -93,21 +89,27 @@ class Matcher(Opaque):
         size = self.anchor_size
         self._fragments |= {form[at : at + size]: name for at in range(len(form) - size + 1)}
         words = self._words(form)
-        self._starts.extend(words)
-        self._mark(words)
+        self._seeds.update(words)
+        self._near += words
         self.longest = max(self.longest, size)
 
     def include(self, other: Matcher) -> None:
-        """Add the patterns of a matcher with the same word and step. Only while nobody else uses this one."""
+        """Add the patterns of a matcher with the same word and step, to which they were added one by one.
+
+        Others may search with this one meanwhile: the words, which lead to the patterns, come last.
+        """
+        if not other.longest:
+            return
+        table = self._table or bytearray(_NEAR_SIZE)
+        for word in other._near:
+            table[word % _NEAR_SIZE] = 1
+        self._table = table
+        self.longest = max(self.longest, other.longest)
         both = self._anchored.keys() & other._anchored.keys()
         clashes = {key: self._anchored[key] + other._anchored[key] for key in both}
         self._anchored |= other._anchored | clashes
         self._fragments |= other._fragments
         self._seeds |= other._seeds
-        self._seeds.update(other._starts)
-        self.longest = max(self.longest, other.longest)
-        if other.longest:
-            self._table = _with_places(_either(self._table, other._table), other._near)
 
     def find(self, data: bytes) -> list[Match]:
         """Return every pattern that is complete in `data`, in no particular order."""
@@ -122,8 +124,8 @@ class Matcher(Opaque):
         return found
 
     def pending(self, data: bytes) -> int:
-        """Return a size: no pattern that begins before the last so many bytes of `data` can end after them."""
-        if not self._seeds:
+        """Return a size: no included pattern that begins before the last so many bytes of `data` can end after them."""
+        if not self._table:
             return 0
         most = min(len(data), self.longest - 1)
         size = min(most, self._word - 1)
@@ -149,25 +151,9 @@ class Matcher(Opaque):
     def _is_inside(self, word: bytes) -> bool:
         return bool(self._table[int.from_bytes(word, sys.byteorder) % _NEAR_SIZE])
 
-    def _mark(self, words: Iterable[int]) -> None:
-        self._near.extend(word % _NEAR_SIZE for word in words)
-
-    def _words(self, form: bytes) -> set[int]:
+    def _words(self, form: bytes) -> array[int]:
         """Return the words of `form` at every address, aligned or not."""
-        code = _WORD_CODES[self._word]
-        counts = [(len(form) - shift) // self._word for shift in range(self._word)]
-        return {
-            word for shift, count in enumerate(counts) for word in struct.unpack_from(f"{count}{code}", form, shift)
-        }
-
-
-def _either(table: bytes, other: bytes) -> bytes:
-    both = int.from_bytes(table, "little") | int.from_bytes(other, "little")
-    return both.to_bytes(_NEAR_SIZE, "little")
-
-
-def _with_places(table: bytes, places: Iterable[int]) -> bytes:
-    marked = bytearray(table)
-    for place in places:
-        marked[place] = 1
-    return bytes(marked)
+        words = array(_WORD_CODES[self._word])
+        for shift in range(self._word):
+            words.frombytes(form[shift : shift + (len(form) - shift) // self._word * self._word])
+        return words

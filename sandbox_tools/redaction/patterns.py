@@ -18,7 +18,7 @@ _WORD: Final = 8
 
 
 class Patterns(Opaque):
-    """What to look for. Immutable once it is in use."""
+    """What to look for. It may grow while it is in use, but forgets nothing."""
 
     __slots__ = ("_long", "_short", "_squeezed", "_squeezed_short")
 
@@ -34,7 +34,7 @@ class Patterns(Opaque):
 
     @classmethod
     def of(cls, name: str, value: str) -> Patterns:
-        """Return the patterns of one value."""
+        """Return the patterns of one value: to `find` it in a text, and to be included. Not for a stream."""
         patterns = cls()
         patterns._add(name, value)
         return patterns
@@ -44,9 +44,13 @@ class Patterns(Opaque):
         """Return the patterns of several values together."""
         merged = cls()
         for part in parts:
-            for matcher, other in zip(merged._matchers(), part._matchers(), strict=True):
-                matcher.include(other)
+            merged.include(part)
         return merged
+
+    def include(self, part: Patterns) -> None:
+        """Add the patterns of one value. Others may search with these meanwhile."""
+        for matcher, other in zip(self._matchers(), part._matchers(), strict=True):
+            matcher.include(other)
 
     def find(self, data: bytes) -> list[Match]:
         """Return every match in `data`, the earliest first and of those the longest first."""

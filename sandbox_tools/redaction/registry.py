@@ -23,7 +23,7 @@ MAX_CHARS: Final = 8192
 """Every character of a value costs some KB of patterns."""
 
 MAX_LIVE: Final = 512
-"""How many values may be in use at once; one more is refused. Each takes about 0.4 MB of memory."""
+"""How many values may be in use at once; one more is refused. Each takes about 0.5 MB of memory."""
 
 MAX_RETIRED: Final = 256
 """How many retired values are kept. A process that makes sandboxes for months must not grow with them."""
@@ -42,13 +42,13 @@ _COMMON: Final = re.compile(
 
 
 class Registry(Opaque):
-    """The values to redact. Thread-safe: readers get immutable snapshots, which writers replace.
+    """The values to redact. Thread-safe: what readers search with only grows, until writers replace it.
 
     Attributes:
         tally: How often they were redacted.
     """
 
-    __slots__ = ("_by_value", "_lock", "_parts", "_plain", "_retired", "_snapshot", "tally")
+    __slots__ = ("_by_value", "_lock", "_parts", "_patterns", "_plain", "_retired", "tally")
 
     def __init__(self) -> None:
         self.tally: Final = Tally()
@@ -56,7 +56,7 @@ class Registry(Opaque):
         self._by_value: dict[str, Secret] = {}
         self._parts: dict[Secret, Patterns] = {}
         self._retired: dict[Secret, None] = {}
-        self._snapshot = Patterns()
+        self._patterns = Patterns()
         self._plain: tuple[tuple[bytes, str], ...] = ()
         """Every value as it is and as JSON writes it, with its name; replaced, never changed."""
 
@@ -98,7 +98,7 @@ class Registry(Opaque):
 
     def patterns(self) -> Patterns:
         """Return what to look for now."""
-        return self._snapshot
+        return self._patterns
 
     def first_in(self, data: bytes) -> str | None:
         """Return the name of a value that is in `data` as it is, or as JSON writes it; None: there is none.
@@ -117,24 +117,23 @@ class Registry(Opaque):
         if len(self._parts) - len(self._retired) >= MAX_LIVE:
             raise WeakSecretError(name, f"is one too many: {MAX_LIVE} others are in use")
         part = Patterns.of(name, value)
-        snapshot = Patterns.merged((self._snapshot, part))
         names = {name, *(secret.name for secret in self._parts)}
-        if _any_found(snapshot, map(placeholder, names)):
+        if _any_found(part, names) or _any_found(self._patterns, {name}):
             raise WeakSecretError(name, "is part of a placeholder")
-        if not _is_covered(snapshot, value):
+        if not _is_covered(part, value):
             raise WeakSecretError(name, "is not found again by the redactor, which is a fault of it")
         secret = Secret(name, value)
         self._by_value[value] = secret
         self._parts[secret] = part
-        self._snapshot = snapshot
+        self._patterns.include(part)
         self._plain += tuple((form, name) for form in _plain_forms(value))
         return secret
 
     def _forget(self, secrets: Iterable[Secret]) -> None:
-        """Forget many at once, because the snapshot has to be made anew."""
+        """Forget many at once, because the patterns have to be merged anew."""
         for secret in secrets:
             del self._retired[secret], self._parts[secret], self._by_value[reveal(secret)]
-        self._snapshot = Patterns.merged(self._parts.values())
+        self._patterns = Patterns.merged(self._parts.values())
         self._plain = tuple(
             (form, secret.name) for value, secret in self._by_value.items() for form in _plain_forms(value)
         )
@@ -185,5 +184,6 @@ def _uncovered(patterns: Patterns, data: bytes) -> int:
     return count + max(0, len(data) - done)
 
 
-def _any_found(patterns: Patterns, texts: Iterable[str]) -> bool:
-    return any(patterns.find(text.encode()) for text in texts)
+def _any_found(patterns: Patterns, names: Iterable[str]) -> bool:
+    """Tell whether anything is found in the placeholders of `names`, or where two of them stand side by side."""
+    return bool(patterns.find("\n".join(map(placeholder, sorted(names))).encode()))

@@ -68,6 +68,13 @@ def test_a_value_that_hides_in_the_placeholder_of_another_secret_is_refused() ->
         one.register("OTHER", "DEPLOY_TOKEN")
 
 
+def test_a_name_in_whose_placeholder_another_secret_hides_is_refused() -> None:
+    one = Registry()
+    one.register("OTHER", "DEPLOY_TOKEN")
+    with pytest.raises(WeakSecretError, match="part of a placeholder"):
+        one.register("DEPLOY_TOKEN", secrets.token_hex(16))
+
+
 class _MissesHex(Patterns):
     """Finds no hexadecimal."""
 
@@ -226,12 +233,23 @@ def test_retiring_a_handle_of_another_registry_does_nothing(monkeypatch: pytest.
     assert Redactor(one).text(value) == "[REDACTED:TOKEN]"
 
 
-def test_a_snapshot_does_not_change() -> None:
-    one, value = Registry(), secrets.token_hex(16)
-    before = one.patterns()
+def test_what_is_registered_stays_found_while_others_are_registered() -> None:
+    one, value, found = Registry(), secrets.token_hex(16), []
     one.register("TOKEN", value)
-    assert before.find(value.encode()) == []
-    assert one.patterns().find(value.encode()) != []
+    done = threading.Event()
+
+    def search() -> None:
+        redactor = Redactor(one)
+        while not done.is_set():
+            found.append(redactor.text(f"a line with {value} in it"))
+
+    searching = threading.Thread(target=search)
+    searching.start()
+    for number in range(40):
+        one.register(f"TOKEN_{number}", secrets.token_hex(16))
+    done.set()
+    searching.join()
+    assert set(found) == {"a line with [REDACTED:TOKEN] in it"}
 
 
 def test_registering_from_many_threads_loses_nothing() -> None:
