@@ -83,6 +83,22 @@ def test_terminal_codes_that_are_cut_change_nothing(output: bytes, sizes: list[i
     assert redact_in_pieces(REDACTOR, output, sizes) == REDACTOR.data(output)
 
 
+def test_a_terminal_code_is_not_cut_though_a_secret_begins_like_the_end_of_it() -> None:
+    one, rest = Registry(), secrets.token_hex(20)
+    one.register("TOKEN", f"31m{rest}")
+    text = f"\x1b[31m{rest[:9]}\x1b[0m{rest[9:]}\n".encode()
+    assert redact_in_pieces(Redactor(one), text, [1]) == Redactor(one).data(text) == b"\x1b[31m[REDACTED:TOKEN]\n"
+
+
+def test_characters_that_are_spread_too_far_are_not_joined_wherever_the_stream_is_cut() -> None:
+    far = (b" " * (SPREAD_BYTES // 15)).join(SECRETS["STRONG20"][at : at + 1].encode() for at in range(20))
+    near = far.replace(b"  ", b" ")
+    assert REDACTOR.data(near) == b"[REDACTED:STRONG20]"
+    for size in (1, 100, len(far)):
+        assert redact_in_pieces(REDACTOR, far, [size]) == far
+    assert len(REDACTOR.stream().feed(far[:-1])) >= len(far) - 1 - SPREAD_BYTES
+
+
 @pytest.mark.parametrize("name", sorted(SECRETS))
 def test_a_secret_cut_in_two_at_any_offset_is_redacted_as_a_whole(name: str) -> None:
     for encode in ENCODINGS.values():
