@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol
 
@@ -153,17 +153,21 @@ class Toolset:
         if max_output_chars < MIN_OUTPUT_CHARS:
             raise ConfigurationError(f"max_output_chars must be at least {MIN_OUTPUT_CHARS}.")
         registry = default_registry()
-        source = open_source(base_url=base_url, api_key=api_key, registry=registry, min_isolation=min_isolation)
-        source = replace(source, adopt=adopt)
         notice = on_notice or _LOG.info
-        notice(f"The tools run in {source.where}.")
-        with (
-            secrets_of(registry, secrets) as for_commands,
-            variables_of(registry, envs, on_notice=notice) as for_all,
-        ):
-            del api_key, secrets, envs  # a traceback shows the variables of a generator
+        problem: SandboxToolsError | None = None
+        with ExitStack() as stack:
+            try:
+                source = open_source(base_url=base_url, api_key=api_key, registry=registry, min_isolation=min_isolation)
+                notice(f"The tools run in {source.where}.")
+                for_commands = stack.enter_context(secrets_of(registry, secrets))
+                for_all = stack.enter_context(variables_of(registry, envs, on_notice=notice))
+            except SandboxToolsError as exc:
+                problem = exc.with_traceback(None)
+            del api_key, secrets, envs  # a traceback shows the variables of its frames, so it begins here
+            if problem is not None:
+                raise problem
             _refuse_key(source.api_key, for_commands, for_all)
-            source = _with_injections(source, for_commands.injections, internet=internet)
+            source = _with_injections(replace(source, adopt=adopt), for_commands.injections, internet=internet)
             options = SandboxOptions(
                 template=template or DEFAULT_TEMPLATE,
                 ttl_s=ttl_s,

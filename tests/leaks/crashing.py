@@ -94,5 +94,14 @@ async def main() -> None:
             with_notes(" ".join(tokens))
 
 
-logging.basicConfig(level=logging.DEBUG, format="%(message)s %(args)s %(stack_info)s")
+class Everything(logging.Formatter):
+    """Prints all that a record has, not only its message."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return f"{super().format(record)} {vars(record)}"
+
+
+handler = logging.StreamHandler()
+handler.setFormatter(Everything())
+logging.basicConfig(level=logging.DEBUG, handlers=[handler])
 asyncio.run(main(), debug=True)

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Callable
+from functools import partial
+from typing import Any
 
+import anyio
 import pytest
 
-from sandbox_tools.errors import SandboxProtocolError
+from sandbox_tools import BlockingToolset, Toolset
+from sandbox_tools.errors import SandboxProtocolError, SandboxToolsError
+from sandbox_tools.sandboxes.source import BASE_URL_VARIABLES
 from tests.contract.hostile import Answer, echo_headers, http
 from tests.contract.test_hostile_server import NONSENSE, OPERATIONS, outcomes
 from tests.leaks.graphs import paths_to
@@ -49,3 +55,33 @@ def test_the_search_finds_what_hides_in_an_exception(token: str) -> None:
     for error in (raised(token), deep, noted):
         assert paths_to(token, error) != []
     assert paths_to(token, raised("x")) == []
+
+
+REFUSED: dict[str, Callable[[str], dict[str, Any]]] = {
+    "a base URL that cannot be used": lambda token: {"api_key": token, "base_url": "ftp://x"},
+    "no base URL": lambda token: {"api_key": token},
+    "a key that is too short": lambda token: {"api_key": token[:7], "base_url": "https://x.example"},
+    "the key as a secret": lambda token: {
+        "api_key": token,
+        "base_url": "https://x.example",
+        "secrets": {"TOKEN": f"my {token}"},
+    },
+    "a secret that is no text for a variable": lambda token: {"secrets": {"TOKEN": f"{token}\0"}},
+    "a secret in the place of a name": lambda token: {"secrets": [token]},
+    "a variable with a bad name": lambda token: {"envs": {"A=B": token}},
+}
+
+
+@pytest.mark.parametrize("open_toolset", [Toolset.open, BlockingToolset.open])
+@pytest.mark.parametrize("case", REFUSED)
+async def test_no_value_can_be_reached_from_the_error_about_a_setting(
+    token: str, case: str, open_toolset: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("SEACLOUD_API_KEY", *BASE_URL_VARIABLES):
+        monkeypatch.delenv(name, raising=False)
+    opened = open_toolset(**REFUSED[case](token))
+    is_async = open_toolset == Toolset.open
+    enter = opened.__aenter__ if is_async else partial(anyio.to_thread.run_sync, opened.__enter__)
+    with pytest.raises(SandboxToolsError) as caught:
+        await enter()
+    assert paths_to(token[:7], caught.value) == []
