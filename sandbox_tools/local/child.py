@@ -23,6 +23,9 @@ from sandbox_tools.redaction.secret import reveal
 START_TIMEOUT_S: Final = 20.0
 STOP_TIMEOUT_S: Final = 2.0
 
+_PASSED: Final = ("HOME", "LANG", "LD_LIBRARY_PATH", "PATH", "SSL_CERT_DIR", "SSL_CERT_FILE", "TMPDIR", "TZ", "USER")
+_PASSED_PREFIXES: Final = ("LC_", "PYTHON", "SANDBOX_TOOLS_", "XDG_")
+
 
 @asynccontextmanager
 async def local_service(
@@ -48,7 +51,7 @@ async def local_service(
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=None,
-        env=_child_environment(),
+        env=child_environment(),
         start_new_session=True,
     )
     try:
@@ -59,9 +62,9 @@ async def local_service(
             registry.retire(api_key)
 
 
-def _child_environment() -> dict[str, str]:
-    """The child needs no credential of the cloud."""
-    return {name: value for name, value in os.environ.items() if not name.startswith("SEACLOUD_")}
+def child_environment() -> dict[str, str]:
+    """Return what the child needs of the environment. The rest may be credentials, so it stays here."""
+    return {name: value for name, value in os.environ.items() if name in _PASSED or name.startswith(_PASSED_PREFIXES)}
 
 
 def _told(api_key: Secret, injections: Sequence[Injection]) -> bytes:

@@ -76,7 +76,7 @@ def test_a_process_is_listed_read_written_to_waited_for_and_killed(tools: Blocki
     def process(action: str, **more: Any) -> str:
         return text_of(tools, "process", action=action, pid=pid, **more)
 
-    command = "echo ready; while read line; do echo \"got $line\"; done; echo bye; exit 4"
+    command = 'echo ready; while read line; do echo "got $line"; done; echo bye; exit 4'
     started = text_of(tools, "exec", command=command, background=True)
     pid = int(re.findall(r"process (\d+)", started)[0])
     assert started.endswith("--- stdout ---\nready")
