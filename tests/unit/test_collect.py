@@ -103,6 +103,21 @@ def test_a_secret_in_any_pieces_near_any_cut_is_redacted(before: int, sizes: lis
     assert not any(secret[i : i + 8] in text for i in range(len(secret) - 8))
 
 
+@pytest.mark.parametrize("with_margin", [True, False])
+def test_the_end_of_a_long_output_does_not_begin_with_the_rest_of_a_value(with_margin: bool) -> None:
+    """What is redacted becomes shorter, so all of the end that was kept can be shown, and where it was cut off."""
+    short, long = f"pw-{secrets.token_hex(5)}", secrets.token_hex(256)
+    redact = redactor(PASSWORD=short, LONG=long)
+    kept = 4 * 600 + (redact.margin if with_margin else 0)
+    for size in range(kept - 2 * len(short), kept + 2):
+        output = ProcessOutput(redact, 1000)
+        output.feed("stdout", b"x" * 1000)
+        output.feed("stdout", b"x" * 50_000 + short.encode() + (f"\n{long}".encode() * 50)[-size:])
+        shown = output.render()
+        assert shown.count("[REDACTED:LONG]") >= 4
+        assert not any(short[at : at + 4] in shown for at in range(len(short) - 3))
+
+
 NOTICE = re.compile(r"\n?\[\.\.\. ([\d,]+) of ([\d,]+) characters \(([\d,]+) lines?\) omitted; .*\n")
 FILLS = (b"line of text 0123\n", "zwölf Boxkämpfer €\n".encode(), b"\xff\x80\xf0\x9f", b"x", b"\x1b[31mred\x1b[0m ")
 SPELLINGS = (

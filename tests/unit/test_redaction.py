@@ -99,6 +99,24 @@ def test_characters_that_are_spread_too_far_are_not_joined_wherever_the_stream_i
     assert len(REDACTOR.stream().feed(far[:-1])) >= len(far) - 1 - SPREAD_BYTES
 
 
+@pytest.mark.parametrize(
+    ("char", "plain"),
+    [
+        ("\u00b2", "2"),
+        ("\u2075", "5"),
+        ("\u2102", "C"),
+        ("\u2162", "III"),
+        ("\u24d0", "a"),
+        ("\uff21", "A"),
+        ("\U0001d7ce", "0"),
+        ("\U0001f130", "A"),
+    ],
+    ids=ascii,
+)
+def test_a_character_that_only_looks_different_counts_as_what_it_looks_like(char: str, plain: str) -> None:
+    assert folded(f"<{char}>".encode()).replace(b"\0", b"") == f"<{plain}>".encode()
+
+
 @pytest.mark.parametrize("name", sorted(SECRETS))
 def test_a_secret_cut_in_two_at_any_offset_is_redacted_as_a_whole(name: str) -> None:
     for encode in ENCODINGS.values():
