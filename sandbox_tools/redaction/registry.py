@@ -120,12 +120,13 @@ class Registry(Opaque):
         names = {name, *(secret.name for secret in self._parts)}
         if _any_found(part, names) or _any_found(self._patterns, {name}):
             raise WeakSecretError(name, "is part of a placeholder")
-        if not _is_covered(part, value):
+        self._patterns.include(part)
+        if not _is_covered(self._patterns, value):
+            self._patterns = Patterns.merged(self._parts.values())
             raise WeakSecretError(name, "is not found again by the redactor, which is a fault of it")
         secret = Secret(name, value)
         self._by_value[value] = secret
         self._parts[secret] = part
-        self._patterns.include(part)
         self._plain += tuple((form, name) for form in _plain_forms(value))
         return secret
 
