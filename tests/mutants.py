@@ -43,25 +43,24 @@ OPTIONS: Final = (
 
 UNIT: Final = "tests/unit/test_redaction"
 CORE: Final = (f"{UNIT}_forms.py", f"{UNIT}_registry.py", f"{UNIT}.py")
+COLLECT: Final = ("tests/unit/test_collect.py", "tests/unit/test_toolset.py")
 MCP: Final = ("tests/leaks/test_tripwire.py", "tests/leaks/test_adapters.py", "tests/adapters/test_mcp_http.py")
 CLIENT: Final = (
     "tests/contract/test_pinned.py",
     "tests/contract/test_hostile_server.py",
     "tests/contract/test_client_link.py",
-    "tests/leaks/test_exceptions.py",
-    "tests/contract/test_client_retries.py",
 )
 
 TESTS: Final = {
     "redaction/forms.py": (f"{UNIT}_forms.py", f"{UNIT}_registry.py", f"{UNIT}.py", "-k", "not cut"),
     "redaction/spellings.py": (f"{UNIT}_forms.py", f"{UNIT}.py", "-k", "rare or form or encoded"),
     "redaction/shapes.py": (f"{UNIT}_shapes.py",),
-    "redaction/patterns.py": CORE,
+    "redaction/patterns.py": (*COLLECT, *CORE),
     "redaction/folded.py": CORE,
     "redaction/squeezed.py": CORE,
     "redaction/matcher.py": CORE,
-    "redaction/redactor.py": (f"{UNIT}_walk.py", "tests/leaks/test_tripwire.py", *CORE, "tests/unit/test_collect.py"),
-    "redaction/budget.py": (f"{UNIT}_walk.py", f"{UNIT}.py", "-k", "withheld or budget or many or long or clean"),
+    "redaction/redactor.py": (f"{UNIT}_walk.py", "tests/leaks/test_tripwire.py", *COLLECT, *CORE),
+    "redaction/budget.py": (f"{UNIT}_walk.py", f"{UNIT}.py", "-k", "withheld or budget or many or time"),
     "redaction/walk.py": (f"{UNIT}_walk.py",),
     "redaction/logs.py": (f"{UNIT}_logs.py",),
     "redaction/secret.py": (f"{UNIT}_secret.py",),
@@ -70,18 +69,15 @@ TESTS: Final = {
     "redaction/blobs.py": ("tests/leaks/test_blobs.py",),
     "redaction/tally.py": (f"{UNIT}_registry.py", "tests/leaks/test_tripwire.py"),
     "tools/": ("tests/unit/test_toolset.py", "tests/unit/test_environment.py"),
-    "collect.py": ("tests/unit/test_collect.py", "tests/unit/test_toolset.py"),
+    "collect.py": COLLECT,
     "toolset.py": (
         "tests/unit/test_toolset.py",
         "tests/unit/test_environment.py",
         "tests/leaks/test_blobs.py",
         "tests/leaks/test_adapters.py",
-        "tests/leaks/test_exceptions.py",
     ),
     "environment.py": ("tests/unit/test_environment.py", "tests/leaks/test_user_secrets.py"),
-    "adapters/mcp/server.py": ("tests/leaks/test_traces.py",),
     "adapters/mcp/": MCP,
-    "cli/": ("tests/leaks/test_process.py",),
     "client/": CLIENT,
 }
 """Those that may notice, by the start of the path below the package; the fast ones first."""

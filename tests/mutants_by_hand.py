@@ -114,7 +114,7 @@ BY_HAND: Final = {
         ("- len(self._retired) >= MAX_LIVE", ">= MAX_LIVE"),
         ("if _any_found(part, names) or ", "if "),
         (" or _any_found(self._patterns, {name})", ""),
-        ("if not _is_covered(part, value):", "if False:"),
+        ("if not _is_covered(self._patterns, value):", "if False:"),
         ("self._plain += tuple((form, name) for form in _plain_forms(value))", "pass"),
         ("self._retired.pop(secret, None)", "pass"),
         ("self._retired.setdefault(secret)", "pass"),
