@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import secrets
 import signal
 import subprocess
 import sys
@@ -26,11 +27,15 @@ BOB = "bob-19ce04f7a2b86d53e8f07a"
 
 
 @pytest.fixture
-def server(local_server: LocalServer, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+def server(
+    local_server: LocalServer, tmp_path: Path, request: pytest.FixtureRequest
+) -> Iterator[subprocess.Popen[str]]:
+    """With the options that a test gives as the parameter."""
     tokens = tmp_path / "tokens"
     tokens.write_text(f"alice {ALICE}\nbob {BOB}\n")
+    command = [sys.executable, "-m", "sandbox_tools", "mcp-http", "--port", "0", "--tokens-file", str(tokens)]
     process = subprocess.Popen(
-        [sys.executable, "-m", "sandbox_tools", "mcp-http", "--port", "0", "--tokens-file", str(tokens)],
+        [*command, *getattr(request, "param", [])],
         env={**os.environ, "SEACLOUD_BASE_URL": local_server.base_url, "SEACLOUD_API_KEY": local_server.api_key},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -94,6 +99,18 @@ async def test_two_callers_work_apart_and_the_end_leaves_nothing(
     assert set(sandboxes(local_server)) == before
     for secret in (ALICE, BOB, local_server.api_key):
         assert secret not in out + err
+
+
+@pytest.mark.parametrize("server", [["--show-unknown-tokens"]], indirect=True)
+async def test_what_only_looks_like_a_token_is_shown_when_asked_for_and_a_token_of_a_caller_is_not(
+    server: subprocess.Popen[str],
+) -> None:
+    assert server.stdout is not None
+    url = (await anyio.to_thread.run_sync(server.stdout.readline)).strip()
+    unknown = f"npm_{secrets.token_hex(18)}"
+    async with connected(url, ALICE) as alice:
+        shown = await ask(alice, "exec", command=f"echo {unknown} {ALICE} {BOB}")
+    assert shown == f"exit_code: 0\n--- stdout ---\n{unknown} [REDACTED:MCP_TOKEN] [REDACTED:MCP_TOKEN]"
 
 
 @pytest.mark.parametrize("tokens", ["", "alice short\n"])
