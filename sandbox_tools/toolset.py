@@ -153,7 +153,7 @@ class Toolset:
         if max_output_chars < MIN_OUTPUT_CHARS:
             raise ConfigurationError(f"max_output_chars must be at least {MIN_OUTPUT_CHARS}.")
         registry = default_registry()
-        notice = on_notice or _LOG.info
+        notice = _redacted(on_notice or _LOG.info, Redactor(registry))
         problem: SandboxToolsError | None = None
         with ExitStack() as stack:
             try:
@@ -285,6 +285,11 @@ class _Context:
 
     def collect_page(self, *, first: int, limit: int | None) -> FilePage:
         return FilePage(self.redactor, self.max_chars, first=first, limit=limit)
+
+
+def _redacted(tell: Callable[[str], None], redactor: Redactor) -> Callable[[str], None]:
+    """A service could say a token where the name of something belongs."""
+    return lambda text: tell(redactor.text(text))
 
 
 def _refuse_key(api_key: Secret | None, *environments: Environment) -> None:
