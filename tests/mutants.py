@@ -49,6 +49,8 @@ CLIENT: Final = (
     "tests/contract/test_pinned.py",
     "tests/contract/test_hostile_server.py",
     "tests/contract/test_client_link.py",
+    "tests/contract/test_client_retries.py",
+    "tests/leaks/test_exceptions.py",
 )
 
 TESTS: Final = {
@@ -75,9 +77,13 @@ TESTS: Final = {
         "tests/unit/test_environment.py",
         "tests/leaks/test_blobs.py",
         "tests/leaks/test_adapters.py",
+        "tests/leaks/test_exceptions.py",
+        "tests/leaks/test_structure.py",
     ),
     "environment.py": ("tests/unit/test_environment.py", "tests/leaks/test_user_secrets.py"),
+    "adapters/mcp/server.py": ("tests/leaks/test_traces.py",),
     "adapters/mcp/": MCP,
+    "cli/": ("tests/leaks/test_process.py",),
     "client/": CLIENT,
 }
 """Those that may notice, by the start of the path below the package; the fast ones first."""

@@ -24,6 +24,10 @@ VALUE = secrets.token_urlsafe(24)
 TEXT = f"note={VALUE};".encode()
 
 
+NOISE = random.Random(1).randbytes(9_000).hex().encode()
+"""Takes more than one piece to inflate, and what stands beside it does not stay readable."""
+
+
 def redactor() -> Redactor:
     registry = Registry()
     registry.register("CANARY", VALUE)
@@ -68,8 +72,8 @@ HIDDEN: dict[str, Callable[[bytes], bytes]] = {
     "EXIF in UTF-16": lambda text: exif(text.decode().encode("utf-16")),
     "gzip": gzip.compress,
     "gzip after the end": lambda text: png() + gzip.compress(text),
-    "gzip that breaks off": lambda text: gzip.compress(text + random.Random(1).randbytes(9_000))[:-4_000],
-    "gzip with a wrong sum": lambda text: gzip.compress(text + random.Random(1).randbytes(9_000))[:-8] + bytes(8),
+    "gzip that breaks off": lambda text: gzip.compress(text + NOISE)[:-4_000],
+    "gzip with a wrong sum": lambda text: gzip.compress(text + NOISE)[:-8] + bytes(8),
     "zip": zipped,
     "a name in a zip": lambda text: zipped(b"", text.decode()),
     "base64 in gzip": lambda text: gzip.compress(base64.b64encode(text)),

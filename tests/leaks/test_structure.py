@@ -13,11 +13,11 @@ import pytest
 from langchain_core.messages import ToolCall
 from mcp import Client
 
-from sandbox_tools import BlockingToolset, ToolResult
+from sandbox_tools import BlockingToolset, ToolResult, Toolset
 from sandbox_tools.adapters.langchain import SandboxToolkit
 from sandbox_tools.adapters.mcp import create_server
 from sandbox_tools.adapters.openai import arun_tool_calls
-from sandbox_tools.redaction import default_registry
+from sandbox_tools.redaction import Redactor, Registry, default_registry
 from sandbox_tools.runtime import CodeResult, RichResult
 from sandbox_tools.testing import FakeRuntime, fake_toolset
 
@@ -161,3 +161,22 @@ async def test_what_a_framework_is_given_has_these_fields_and_no_others() -> Non
     assert artifact == {"is_error", "images"} | structured
     assert openai == {"role", "tool_call_id", "content"}
     assert mcp <= {"content", "structured_content", "is_error", "result_type", "type", "text", "data", "mime_type"}
+
+
+async def test_a_structured_field_is_redacted() -> None:
+    value = secrets.token_hex(16)
+    toolset = fake_toolset(FakeRuntime(sandbox_id=value, ports=frozenset({8000})), secrets={"CANARY": value})
+    result = await toolset.call("get_preview_url", {"port": 8000})
+    assert result.structured is not None
+    assert result.structured["sandbox_id"] == "[REDACTED:CANARY]"
+    assert value not in repr(result)
+
+
+async def test_an_error_hides_what_looks_like_a_token_where_output_may_keep_it() -> None:
+    token = f"ghp_{secrets.token_hex(18)}"
+    fake = fake_toolset(FakeRuntime(stdout=token.encode()))
+    toolset = Toolset(fake._sandboxes, Redactor(Registry(), unknown_in_output=False))
+    assert token in (await toolset.call("exec", {"command": "env"})).text
+    failed = await toolset.call("read_file", {"path": f"/{token}"})
+    assert failed.is_error
+    assert "[REDACTED:unknown-token]" in failed.text
