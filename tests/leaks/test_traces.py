@@ -12,7 +12,7 @@ import pytest
 from langchain_core.messages import ToolCall
 from langchain_core.tracers.langchain import LangChainTracer
 from langsmith import Client as LangSmith
-from mcp import Client
+from mcp import Client, types
 from mcp.shared.exceptions import MCPError
 from opentelemetry.trace import NonRecordingSpan, SpanKind
 from opentelemetry.trace.span import INVALID_SPAN_CONTEXT
@@ -94,8 +94,11 @@ async def test_no_span_of_the_server_holds_it(monkeypatch: pytest.MonkeyPatch, m
         await client.call_tool(VALUE, {VALUE: VALUE})
         with suppress(MCPError):
             await client.get_prompt(VALUE)
+        with suppress(MCPError):
+            await client.session.send_request(types.Request(method=f"x/{VALUE}", params=None), types.EmptyResult)
     assert "tools/call exec" in tracer.said
     assert "tools/call [REDACTED:CANARY]" in tracer.said
+    assert "x/[REDACTED:CANARY]" in tracer.said
     assert VALUE not in repr(tracer.said)
 
 
