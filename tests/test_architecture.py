@@ -71,7 +71,7 @@ ONE_PLACE = {
     "httpcore": {"local"},
     "starlette": {"local", "adapters/mcp"},
     "uvicorn": {"local", "adapters/mcp"},
-    "mcp": {"adapters/mcp", "cli/demo.py"},
+    "mcp": {"adapters/mcp", "cli/demo.py", "cli/doctor_leaks.py"},
     "langchain_core": {"adapters/langchain.py"},
     "openai": {"adapters/openai.py"},
     "typer": {"cli"},

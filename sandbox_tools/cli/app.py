@@ -162,8 +162,15 @@ def call(
 @app.command()
 def doctor(
     output: Annotated[Form, typer.Option("--output", "-o", help="How to print the report.")] = Form.table,
+    leaks: Annotated[
+        bool, typer.Option("--leaks", help="Send a canary through every channel of a new sandbox, and look for it.")
+    ] = False,
 ) -> None:
     """Say where tools would run, and whether this machine can isolate a local sandbox."""
+    if leaks:
+        from sandbox_tools.cli.doctor_leaks import run_leak_check  # noqa: PLC0415 - heavy, only for this command
+
+        raise typer.Exit(run_leak_check(as_json=output is Form.json))
     from sandbox_tools.cli.doctor import run_doctor  # noqa: PLC0415 - heavy, only for this command
 
     raise typer.Exit(run_doctor(as_json=output is Form.json))
