@@ -6,6 +6,7 @@ It uses a real service, as SEACLOUD_BASE_URL and SEACLOUD_API_KEY say, and leave
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import sys
 import threading
@@ -35,11 +36,14 @@ class Dying:
         return f"<Dying {self.token}>"
 
     def __del__(self) -> None:
-        raise RuntimeError(self.token)
+        fail(self.token)
 
 
 def fail(token: str) -> None:
-    raise RuntimeError(f"token {token}")
+    error = RuntimeError(f"token {token}")
+    if sys.version_info >= (3, 11):
+        error.add_note(f"a note with {token}")  # the interpreter prints it line by line
+    raise error
 
 
 def in_thread(token: str) -> None:
@@ -57,10 +61,11 @@ async def in_task(token: str) -> None:
     del task  # "Task exception was never retrieved"
 
 
-def with_notes(token: str) -> None:
-    error = ValueError("no")
-    error.add_note(f"a note with {token}") if sys.version_info >= (3, 11) else None
-    raise error from KeyError(token)
+def with_cause(token: str) -> None:
+    try:
+        fail(token)
+    except RuntimeError as exc:
+        raise ValueError("no") from exc
 
 
 BREAK: dict[str, Callable[[str], Any]] = {
@@ -83,15 +88,17 @@ async def main() -> None:
         await tools.call("exec", {"command": "python3 -m http.server 8000", "background": True})
         preview = await tools.call("get_preview_url", {"port": 8000})
         print(preview.text)
+        default_registry().register("TWO_LINES", "f7Qk2\nz9Lw4")
         tokens = list(default_registry()._by_value)
-        TOKENS_FILE.write_text("\n".join(tokens))
+        TOKENS_FILE.write_text(json.dumps(tokens))
         if HOW == "goes on":
             for name, break_ in BREAK.items():
                 print(f"== {name}", file=sys.stderr)
                 for token in tokens:
+                    print(token)
                     await (break_(token) or asyncio.sleep(0))
         if HOW == "ends":
-            with_notes(" ".join(tokens))
+            with_cause(" ".join(tokens))
 
 
 class Everything(logging.Formatter):
