@@ -298,6 +298,16 @@ async def test_a_placeholder_is_never_written_into_a_file(mark: str) -> None:
     await text_of(runtime, "write_file", {"path": "/b", "content": "[REDACTED: no name]"})
 
 
+@pytest.mark.parametrize("mark", ["[REDACTED:DEPLOY_KEY]", "[REDACTED:unknown-jwt]", "[WITHHELD: redaction failed]"])
+async def test_a_placeholder_of_ours_is_never_run_and_one_of_somebody_else_is_a_text(mark: str) -> None:
+    tools = fake_toolset(FakeRuntime(), secrets={"DEPLOY_KEY": "kq7-v2mz-h0pd"})
+    for name, argument in (("exec", "command"), ("run_code", "code")):
+        refused = await tools.call(name, {argument: f"echo {mark}"})
+        assert refused.is_error
+        assert f"{argument} has {mark} in it, which stands for a text hidden from you. Nothing" in refused.text
+        assert not (await tools.call(name, {argument: "echo [REDACTED:EMAIL] [REDACTED]"})).is_error
+
+
 async def test_a_long_listing_says_what_it_leaves_out() -> None:
     runtime = FakeRuntime(files={f"/d/{number:05}": b"x" for number in range(1_002)})
     result = await fake_toolset(runtime, max_output_chars=100_000).call("list_files", {"path": "/d"})
