@@ -111,7 +111,7 @@ def test_the_end_of_a_long_output_does_not_begin_with_the_rest_of_a_value(with_m
     kept = 4 * 600 + (redact.margin if with_margin else 0)
     for size in range(kept - 2 * len(short), kept + 2):
         output = ProcessOutput(redact, 1000)
-        output.feed("stdout", b"x" * 1000)
+        output.feed("stdout", b"one two three\n" * 100)
         output.feed("stdout", b"x" * 50_000 + short.encode() + (f"\n{long}".encode() * 50)[-size:])
         shown = output.render()
         assert shown.count("[REDACTED:LONG]") >= 4
