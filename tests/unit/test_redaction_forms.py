@@ -57,3 +57,8 @@ def test_the_public_start_of_a_value_has_no_fragments(template: str, is_part: bo
 
 def test_the_forms_do_not_show_in_a_repr() -> None:
     assert "'" not in repr(forms_of(secrets.token_hex(16)))
+
+
+def test_a_value_is_reversed_by_its_characters_and_not_by_its_bytes() -> None:
+    value = "ü4Kx9é2Qm7Rt0Vb5Wz8ß"
+    assert value[::-1].encode().hex().encode() in forms_of(value).spread
