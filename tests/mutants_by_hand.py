@@ -232,7 +232,6 @@ BY_HAND: Final = {
         ('self.write("".join(texts))', "any(map(self.write, texts))"),
         ("sys.excepthook = _print_exception", "pass"),
         ("threading.excepthook = _print_of_thread", "pass"),
-        ("sys.unraisablehook = _print_unraisable", "pass"),
     ),
     "client/pinned.py": (
         ("if _origin(str(request.url)) != self._origin:", "if False:"),

@@ -20,10 +20,9 @@ def install_redaction() -> None:
     redactor = Redactor(default_registry())
     sys.stdout = _redacted(sys.stdout, redactor)
     sys.stderr = _redacted(sys.stderr, redactor)
-    # The interpreter's own hooks would write a text in pieces, and a piece may end within a secret.
+    # These hooks of the interpreter write a text in pieces, and a piece may end within a secret; the others do not.
     sys.excepthook = _print_exception
     threading.excepthook = _print_of_thread
-    sys.unraisablehook = _print_unraisable
 
 
 class RedactedText:
@@ -64,8 +63,3 @@ def _print_of_thread(args: threading.ExceptHookArgs) -> None:
     if args.exc_type is not SystemExit:
         trace = traceback.format_exception(args.exc_type, args.exc_value, args.exc_traceback)
         _print(f"Exception in thread {args.thread and args.thread.name}:\n{''.join(trace)}")
-
-
-def _print_unraisable(args: Any) -> None:
-    trace = traceback.format_exception(args.exc_type, args.exc_value, args.exc_traceback)
-    _print(f"{args.err_msg or 'Exception ignored in'}: {args.object!r}\n{''.join(trace)}")
