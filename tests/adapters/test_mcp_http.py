@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import anyio
+import httpx
 import httpx2
 import pytest
 from mcp import Client
 from mcp.client.streamable_http import streamable_http_client
 from mcp.types import CallToolResult, TextContent
+from starlette.responses import PlainTextResponse
+from starlette.types import Receive, Scope, Send
 
-from sandbox_tools.adapters.mcp.http import Caller, read_callers, serve_http
+from sandbox_tools.adapters.mcp.http import PATH, Caller, _app, read_callers, serve_http
 from sandbox_tools.adapters.mcp.http_guard import RedactedResponse, redacted_json
 from sandbox_tools.errors import ConfigurationError
 from sandbox_tools.redaction import Redactor, Registry
-from sandbox_tools.sandboxes import PreviewSite
+from sandbox_tools.sandboxes import PreviewMount, PreviewSite
 from sandbox_tools.testing import FakeRuntime, fake_toolset
 from sandbox_tools.toolset import Toolset
 from tests.adapters.conftest import until
@@ -203,6 +208,32 @@ async def test_the_guard_redacts_however_an_answer_is_cut(redactor: Redactor, si
     assert json.loads(lines[8].removeprefix(b"data: ")) == expected
 
 
+def test_the_tokens_of_callers_are_redacted() -> None:
+    registry = Registry()
+    read_callers(f"alice {ALICE}", registry)
+    assert Redactor(registry).text(f"<{ALICE}>") == "<[REDACTED:MCP_TOKEN]>"
+
+
+async def test_what_serves_a_call_is_given_no_token_and_who_asks_oddly_is_refused() -> None:
+    token, seen = secrets.token_urlsafe(24), list[Scope]()
+
+    async def endpoint(scope: Scope, receive: Receive, send: Send) -> None:
+        seen.append(scope)
+        await PlainTextResponse("served")(scope, receive, send)
+
+    previews = PreviewMount("http://127.0.0.1:1", Redactor(Registry()))
+    app = _app({hashlib.sha256(token.encode()).digest(): endpoint}, previews, {"127.0.0.1:1"})
+    headers = {"Authorization": f"Bearer {token}", "X-Other": "kept"}
+    transport = httpx.ASGITransport(app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:1", headers=headers) as client:
+        assert (await client.post(PATH)).text == "served"
+        assert (await client.post(PATH, headers={"Host": "evil.example"})).status_code == 421
+        twice = [("Host", "127.0.0.1:1"), *[("Authorization", f"Bearer {token}")] * 2]
+        assert (await client.send(httpx.Request("POST", f"http://127.0.0.1:1{PATH}", headers=twice))).status_code == 401
+    assert token not in repr(seen)
+    assert "kept" in repr(seen)
+
+
 def test_what_is_clean_passes_byte_for_byte(redactor: Redactor) -> None:
     body = b'{ "b" : 1.0, "a": "\\u00e9" }'
     assert redacted_json(body, redactor) is body
@@ -210,6 +241,16 @@ def test_what_is_clean_passes_byte_for_byte(redactor: Redactor) -> None:
 
 def test_what_is_not_json_is_redacted_as_bytes(redactor: Redactor) -> None:
     assert redacted_json(b'oops c4n4ry"3f9d0a17b2e84c65', redactor) == b"oops [REDACTED:CANARY]"
+
+
+def test_a_document_that_is_no_message_is_withheld_when_it_holds_a_value(redactor: Redactor) -> None:
+    withheld = json.loads(redacted_json(json.dumps('c4n4ry"3f9d0a17b2e84c65').encode(), redactor))
+    assert withheld["error"]["message"] == "The answer was withheld: it could not be redacted."
+
+
+async def test_a_line_of_a_stream_that_is_no_data_is_redacted(redactor: Redactor) -> None:
+    _, bodies = await sent(redactor, "text/event-stream", b'event: c4n4ry"3f9d0a17b2e84c65\r\ndata: {}\r\n\r\n')
+    assert b"".join(bodies) == b"event: [REDACTED:CANARY]\r\ndata: {}\r\n\r\n"
 
 
 async def test_an_answer_without_end_is_not_buffered_without_end(

@@ -113,6 +113,13 @@ async def test_over_http_an_answer_becomes_an_error_in_both_modes(
     blocked.clear()
 
 
+async def test_over_http_a_line_that_is_no_data_is_dropped(broken: Redactor, blocked: list[str]) -> None:
+    _, sent = await sent_by_http(broken, b"text/event-stream", f"id: {PLAIN}\r\n\r\nevent: x\r\n".encode())
+    assert sent == b"\r\nevent: x\r\n"
+    assert set(blocked) == {HTTP}
+    blocked.clear()
+
+
 async def test_a_message_without_a_value_passes_as_the_same_object(broken: Redactor) -> None:
     message = JSONRPCResponse(jsonrpc="2.0", id=1, result={"text": PLAIN[:-1]})
     send, receive = anyio.create_memory_object_stream[SessionMessage](1)

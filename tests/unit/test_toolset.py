@@ -16,7 +16,7 @@ from sandbox_tools.errors import (
     SandboxUnreachableError,
     ToolError,
 )
-from sandbox_tools.redaction import Registry
+from sandbox_tools.redaction import Redactor, Registry
 from sandbox_tools.runtime import CodeError, CodeResult, ExecResult, RichResult
 from sandbox_tools.sandboxes import open_source
 from sandbox_tools.testing import FakeRuntime, fake_toolset
@@ -237,6 +237,23 @@ async def test_a_preview_url_is_a_small_complete_record() -> None:
     url = "https://sandbox-router.example/9000-fake/proxy/8000/"
     assert result.structured == {"url": url, "port": 8000, "sandbox_id": "sandbox-fake"}
     assert url in result.text
+
+
+async def test_a_value_in_a_record_is_redacted_in_the_text_and_in_the_record() -> None:
+    runtime = FakeRuntime(ports=frozenset({8000}))
+    result = await fake_toolset(runtime, secrets={"ROUTER": "9000-fake/proxy"}).call("get_preview_url", {"port": 8000})
+    assert result.structured is not None
+    assert result.structured["url"] == "https://sandbox-router.example/[REDACTED:ROUTER]/8000/"
+    assert "9000-fake" not in result.text
+
+
+async def test_a_failure_never_shows_what_only_looks_like_a_token_though_output_may() -> None:
+    token = f"npm_{secrets.token_hex(18)}"
+    runtime = FakeRuntime(files={"/a": token.encode()})
+    tools = Toolset(fake_toolset(runtime)._sandboxes, Redactor(Registry(), unknown_in_output=False))
+    assert (await tools.call("read_file", {"path": "/a"})).text == token
+    failed = await tools.call("read_file", {"path": f"/{token}"})
+    assert failed.text.startswith("/[REDACTED:unknown-token] does not exist")
 
 
 async def test_a_port_that_does_not_listen_names_those_that_do(monkeypatch: pytest.MonkeyPatch) -> None:
