@@ -252,6 +252,13 @@ def test_what_is_registered_stays_found_while_others_are_registered() -> None:
     assert set(found) == {"a line with [REDACTED:TOKEN] in it"}
 
 
+def test_values_with_the_same_middle_are_both_found() -> None:
+    one = Registry()
+    one.register("FIRST", "a7Kx9mZp2b")
+    one.register("SECOND", "c7Kx9mZp2d")
+    assert Redactor(one).text("a7Kx9mZp2b c7Kx9mZp2d") == "[REDACTED:FIRST] [REDACTED:SECOND]"
+
+
 def test_registering_from_many_threads_loses_nothing() -> None:
     one, values = Registry(), [secrets.token_hex(16) for _ in range(40)]
     start = threading.Barrier(8)
