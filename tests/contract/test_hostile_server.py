@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import secrets
+import string
 import struct
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -164,6 +165,14 @@ async def test_headers_echoed_in_an_error_body_are_not_in_the_error(token: str, 
     error = await exec_error(token, echo_headers(status))
     assert isinstance(error, SandboxResponseError)
     assert error.status == status
+    assert token not in everything_about(error)
+
+
+async def test_a_token_of_letters_only_is_not_taken_for_a_word_of_an_error() -> None:
+    token = "".join(secrets.choice(string.ascii_lowercase) for _ in range(32))
+    error = await exec_error(token, echo_headers(429))
+    assert isinstance(error, SandboxResponseError)
+    assert error.reason == "usage_limit"
     assert token not in everything_about(error)
 
 
