@@ -128,7 +128,7 @@ NESTINGS: dict[str, Callable[[str], str]] = {
     "header": lambda text: f"> GET / HTTP/1.1\r\n> X-Access-Token: {text}\r\n>\r\n",
     "url": lambda text: f"GET https://x.example/p?a=1&q={text}&z=2",
     "exception": lambda text: f'Traceback:\n  File "/x.py", line 3\nValueError: {text}\n',
-    "long": lambda text: f"{CLEAN * 2_000}{text}\n{CLEAN * 2_000}",  # at the cut: see Case.payload
+    "long": lambda text: f"{CLEAN * 950}{text}\n{CLEAN * 950}",  # at the cut: see Case.payload
     "JSON value": lambda text: json.dumps({"a": [{"v": text}]}),
     "JSON key": lambda text: json.dumps({text: None}),
     "JSON in JSON": lambda text: json.dumps({"body": json.dumps({"v": text})}),

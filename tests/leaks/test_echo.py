@@ -52,7 +52,7 @@ def leaked(outputs: list[bytes], service: EchoService, *, depth: int = oracle.DE
 
 
 CASES = [("", ""), *((fault, faulty) for faulty in ("runtime", "control") for fault in FAULTS)]
-SHARE = 1 if os.environ.get("LEAKS") == "full" else 4
+SHARE = 1 if os.environ.get("LEAKS") == "full" else 6
 
 
 @pytest.mark.parametrize(("fault", "faulty"), CASES[::SHARE])

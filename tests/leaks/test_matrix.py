@@ -14,7 +14,7 @@ from tests.leaks.matrix_exits import EXITS, saying_toolset
 
 CASES = cross(tuple(EXITS))
 IS_FULL = os.environ.get("LEAKS") == "full"
-SHARE = 1 if IS_FULL else 4
+SHARE = 1 if IS_FULL else 6
 """One case in so many is tried, of each way out."""
 
 CANARIES = canaries()
