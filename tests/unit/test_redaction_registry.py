@@ -252,6 +252,14 @@ def test_what_is_registered_stays_found_while_others_are_registered() -> None:
     assert set(found) == {"a line with [REDACTED:TOKEN] in it"}
 
 
+def test_a_forgotten_value_is_not_looked_for_any_more() -> None:
+    one, values = Registry(), [secrets.token_hex(5) for _ in range(registry.MAX_RETIRED + 1)]
+    for value in values:
+        one.retire(one.register("TOKEN", value))
+    assert one.patterns().find(values[0].encode()) == []
+    assert one.patterns().find(values[-1].encode()) != []
+
+
 def test_values_with_the_same_middle_are_both_found() -> None:
     one = Registry()
     one.register("FIRST", "a7Kx9mZp2b")
