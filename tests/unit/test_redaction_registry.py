@@ -86,10 +86,11 @@ class _MissesHex(Patterns):
 
 def test_a_value_that_the_redactor_would_miss_in_some_form_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "Patterns", _MissesHex)
-    refusing = Registry()
+    refusing, value = Registry(), secrets.token_urlsafe(24)
     with pytest.raises(WeakSecretError, match="not found again"):
-        refusing.register("KEY", secrets.token_urlsafe(24))
+        refusing.register("KEY", value)
     assert refusing.names() == frozenset()
+    assert refusing.patterns().find(value.encode()) == []
 
 
 @pytest.mark.parametrize(
