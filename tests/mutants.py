@@ -61,7 +61,7 @@ TESTS: Final = {
     "redaction/folded.py": CORE,
     "redaction/squeezed.py": CORE,
     "redaction/matcher.py": CORE,
-    "redaction/redactor.py": (f"{UNIT}_walk.py", "tests/leaks/test_tripwire.py", *COLLECT, *CORE),
+    "redaction/redactor.py": (f"{UNIT}_shapes.py", f"{UNIT}_walk.py", "tests/leaks/test_tripwire.py", *COLLECT, *CORE),
     "redaction/budget.py": (f"{UNIT}_walk.py", f"{UNIT}.py", "-k", "withheld or budget or many or time"),
     "redaction/walk.py": (f"{UNIT}_walk.py",),
     "redaction/logs.py": (f"{UNIT}_logs.py",),

@@ -171,7 +171,7 @@ class StreamRedactor(Opaque):
         For who reads a stream that may pause here for long: the end of a line, a prompt. What turns out to be the
         start of a secret is then shown without a placeholder: at most 7 characters of it.
         """
-        if self.withheld or self._registry.patterns().could_tell(self._held):
+        if self._registry.patterns().could_tell(self._held):
             return b""
         shown = self._held[self._covered :]
         self._covered = len(self._held)

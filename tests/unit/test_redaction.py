@@ -383,3 +383,17 @@ def test_a_redactor_without_secrets_changes_nothing() -> None:
     assert redactor.data(b"") == b""
     assert redactor.text("text") == "text"
     assert redact_in_pieces(redactor, b"text in pieces", [3]) == b"text in pieces"
+
+
+def test_a_pause_shows_no_eight_characters_of_a_value_however_far_apart_they_stand() -> None:
+    value = secrets.token_hex(32)
+    registry = Registry()
+    registry.register("TOKEN", value)
+    for glue in ("", " ", ": "):
+        start = glue.join(value[:8]).encode()
+        stream = Redactor(registry).stream()
+        shown = stream.feed(b"password? " + start) + stream.peek()
+        assert value[:8].encode() not in shown.translate(None, b" :")
+        few = Redactor(registry).stream()
+        prompt = b"go on " + glue.join(value[:4]).encode()
+        assert few.feed(prompt) + few.peek() == prompt

@@ -161,3 +161,9 @@ def test_what_is_made_to_be_slow_is_withheld_or_done_in_time(word: str, monkeypa
 
 def test_too_many_hits_withhold_the_text() -> None:
     assert REDACTOR.text(f"token={HEX} " * 2001) == WITHHELD
+
+
+def test_a_token_inside_another_does_not_uncover_the_end_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = [(2, -20, "unknown-jwt"), (5, -3, "unknown-secret")]
+    monkeypatch.setattr("sandbox_tools.redaction.redactor.find_shapes", lambda *_: found)
+    assert REDACTOR.text("a=" + "x" * 20 + " b") == "a=[REDACTED:unknown-jwt] b"
