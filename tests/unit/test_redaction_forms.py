@@ -8,6 +8,7 @@ from itertools import product
 
 import pytest
 
+from sandbox_tools.redaction import Redactor, Registry
 from sandbox_tools.redaction.forms import forms_of
 
 
@@ -62,3 +63,30 @@ def test_the_forms_do_not_show_in_a_repr() -> None:
 def test_a_value_is_reversed_by_its_characters_and_not_by_its_bytes() -> None:
     value = "ü4Kx9é2Qm7Rt0Vb5Wz8ß"
     assert value[::-1].encode().hex().encode() in forms_of(value).spread
+
+
+OF_BYTES = ("{} ", "{:o} ", "{:03o} ", "{:08b} ", "\\x{:02x}", "\\x{:02X}", "0x{:02x}, ", "0x{:02X}, ")
+OF_CHARACTERS = (
+    *("&#{};", "&#x{:x};", "&#x{:X};", "\\u{:04x}", "\\u{:04X}", "\\u{{{:x}}}", "\\u{{{:X}}}"),
+    *("\\U{:08x}", "\\U{:08X}"),
+)
+
+
+@pytest.mark.parametrize("spelling", [*OF_BYTES, *OF_CHARACTERS])
+def test_bytes_and_characters_of_a_value_that_is_not_ascii_are_found_in_every_notation(spelling: str) -> None:
+    value = f"žluťoučký-kůň-{secrets.token_hex(8)}-ďábel"
+    registry = Registry()
+    registry.register("ACCENTED", value)
+    numbers = value.encode() if spelling in OF_BYTES else map(ord, value)
+    spelled = "".join(spelling.format(number) for number in numbers)
+    redacted = Redactor(registry).text(f"see: {spelled} end")
+    assert "[REDACTED:ACCENTED]" in redacted
+    assert len(redacted) < 60
+
+
+def test_each_line_of_a_value_of_several_lines_is_found_in_rare_encodings() -> None:
+    lines = [secrets.token_urlsafe(24) for _ in range(3)]
+    registry = Registry()
+    registry.register("LINES", "\n".join(lines))
+    for line in lines:
+        assert line[::-1] not in Redactor(registry).text(f"rev: {line[::-1]} end")
