@@ -90,3 +90,10 @@ def test_each_line_of_a_value_of_several_lines_is_found_in_rare_encodings() -> N
     registry.register("LINES", "\n".join(lines))
     for line in lines:
         assert line[::-1] not in Redactor(registry).text(f"rev: {line[::-1]} end")
+
+
+def test_both_alphabets_of_base64_are_forms_of_a_value_in_which_they_differ() -> None:
+    value = "ab>?cd>?ef~?"
+    standard, urlsafe = base64.b64encode(value.encode()), base64.urlsafe_b64encode(value.encode())
+    assert standard != urlsafe
+    assert {standard, urlsafe} <= forms_of(value).whole
