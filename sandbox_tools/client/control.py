@@ -13,6 +13,7 @@ from sandbox_tools.client.answers import ask_about, parsed
 from sandbox_tools.client.observe import Observation
 from sandbox_tools.client.templates import Templates
 from sandbox_tools.client.transport import Response, Transport
+from sandbox_tools.client.volumes import Volumes
 from sandbox_tools.errors import (
     SandboxNotFoundError,
     SandboxProtocolError,
@@ -63,6 +64,7 @@ class ControlPlane:
     Attributes:
         observe: Logs, metrics, quotas.
         templates: What sandboxes are made from.
+        volumes: Directories that outlive sandboxes.
     """
 
     def __init__(self, base_url: str, api_key: Secret, registry: Registry) -> None:
@@ -71,6 +73,7 @@ class ControlPlane:
         self._registry = registry
         self.observe: Final = Observation(self._transport)
         self.templates: Final = Templates(self._transport)
+        self.volumes: Final = Volumes(self._transport)
 
     async def create(self, new: NewSandbox) -> tuple[SandboxInfo, RuntimeAccess]:
         """Create a sandbox and wait until it runs. Not retried: it may have happened (wire contract 1.3)."""

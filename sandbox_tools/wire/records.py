@@ -84,6 +84,27 @@ class RuntimeCredentials:
     traffic_token: str | None = field(default=None, repr=False)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Volume:
+    """A directory that outlives sandboxes (wire contract 2.11)."""
+
+    volume_id: str
+    name: str
+
+
+def volume_from_json(message: object) -> Volume:
+    """Read a volume.
+
+    Raises:
+        WireError: It is not an object with an id that can be shown and sent back.
+    """
+    fields = message if isinstance(message, dict) else {}
+    volume_id = text(fields, "volumeID")
+    if not _ID.fullmatch(volume_id):
+        raise WireError("a volume has no volumeID, or one that is not a short printable word")
+    return Volume(volume_id=volume_id, name=text(fields, "name"))
+
+
 def sandbox_from_json(message: object) -> SandboxInfo:
     """Read a sandbox record; `state` is preferred over `status` (wire contract 2.2).
 

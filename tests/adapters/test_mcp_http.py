@@ -259,3 +259,11 @@ async def test_an_answer_without_end_is_not_buffered_without_end(
     monkeypatch.setattr("sandbox_tools.adapters.mcp.http_guard.MAX_MESSAGE_BYTES", 1000)
     with pytest.raises(OverflowError):
         await sent(redactor, "application/json", *[b"x" * 600] * 3)
+
+
+@pytest.mark.parametrize(
+    "public_url", ["", "sandbox.example.com", "https://", "https://a.example/mcp", "https://u:p@a.b"]
+)
+async def test_a_public_url_that_names_no_host_is_refused(public_url: str) -> None:
+    with pytest.raises(ConfigurationError, match="public URL"):
+        await serve_http(fake_toolset, callers(), port=0, public_url=public_url, on_ready=print, stop=anyio.Event())  # type: ignore[arg-type]

@@ -180,3 +180,22 @@ async def test_a_sandbox_that_is_not_there_is_told_apart_from_other_errors(local
             with pytest.raises(SandboxNotFoundError):
                 await call("sandbox/../nobody")
         assert await control.delete("nobody") is False
+
+
+async def test_volumes_are_made_mounted_and_deleted(local_server: LocalServer) -> None:
+    async with control_plane(local_server) as (control, _):
+        made = await control.volumes.create("of-the-client")
+        assert made.name == "of-the-client"
+        assert await control.volumes.get(made.volume_id) == made
+        assert made in await control.volumes.list()
+        mount = VolumeMount(name=made.name, path="/data")
+        info, _ = await control.create(NewSandbox(metadata={"suite": "client-control"}, volume_mounts=(mount,)))
+        with pytest.raises(SandboxResponseError) as in_use:
+            await control.volumes.delete(made.volume_id)
+        assert in_use.value.status == 409
+        await control.delete(info.sandbox_id)
+        await control.volumes.delete(made.volume_id)
+        assert made not in await control.volumes.list()
+        with pytest.raises(SandboxResponseError) as gone:
+            await control.volumes.get("../sandboxes")
+        assert gone.value.status == 404

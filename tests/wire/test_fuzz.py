@@ -141,6 +141,7 @@ DECODERS: dict[str, tuple[Callable[[Any], object], Any]] = {
     "records.credentials_from_json": (records.credentials_from_json, RECORD),
     "records.sandbox_from_json": (records.sandbox_from_json, RECORD),
     "records.sandboxes_from_json": (records.sandboxes_from_json, [RECORD]),
+    "records.volume_from_json": (records.volume_from_json, {"volumeID": "v1", "name": "data"}),
     "templates.template_from_json": (templates.template_from_json, TEMPLATE),
     "templates.template_id_from_json": (templates.template_id_from_json, TEMPLATE),
     # Whatever these are given, they have an answer or a WireError; the message is sent as JSON.

@@ -36,6 +36,7 @@ MIN_TOKEN_CHARS: Final = 24
 MAX_REQUEST_BYTES: Final = 32 * 1024 * 1024
 """A whole file may be in the arguments of write_file; the SDK's default of 4 MiB is too small for that."""
 
+_PUBLIC_URL: Final = re.compile(r"https?://[A-Za-z0-9.-]{1,253}(:[0-9]{1,5})?/?")
 _BEARER: Final = re.compile(r"[Bb]earer +([\x21-\x7e]{1,512}) *")
 
 _logger = logging.getLogger("sandbox_tools.mcp")
@@ -101,8 +102,11 @@ async def serve_http(
         on_ready: Told the URL when it serves.
 
     Raises:
+        ConfigurationError: `public_url` cannot be used.
         OSError: The port is taken.
     """
+    if public_url is not None and not _PUBLIC_URL.fullmatch(public_url):
+        raise ConfigurationError("The public URL is not like https://sandbox.example.com, without a path.")
     with _listen(host, port) as listener:
         port = listener.getsockname()[1]
         base_url = (public_url or f"http://{host}:{port}").rstrip("/")
