@@ -66,18 +66,24 @@ async def _serve(
     open_toolset: Callable[[PreviewSite], AbstractAsyncContextManager[Toolset]],
 ) -> None:
     stop = anyio.Event()
+    failure: Exception | None = None
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(_stop_on_signal, stop)
-        await serve_http(
-            open_toolset,
-            callers,
-            host=host,
-            port=port,
-            public_url=public_url,
-            on_ready=lambda url: print(url, flush=True),  # noqa: T201
-            stop=stop,
-        )
+        try:
+            await serve_http(
+                open_toolset,
+                callers,
+                host=host,
+                port=port,
+                public_url=public_url,
+                on_ready=lambda url: print(url, flush=True),  # noqa: T201
+                stop=stop,
+            )
+        except (SandboxToolsError, OSError) as error:
+            failure = error  # a task group would wrap it in a group
         tasks.cancel_scope.cancel()
+    if failure is not None:
+        raise failure
 
 
 async def _stop_on_signal(stop: anyio.Event) -> None:

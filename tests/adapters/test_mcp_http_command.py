@@ -6,6 +6,7 @@ import os
 import re
 import secrets
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
@@ -111,6 +112,18 @@ async def test_what_only_looks_like_a_token_is_shown_when_asked_for_and_a_token_
     async with connected(url, ALICE) as alice:
         shown = await ask(alice, "exec", command=f"echo {unknown} {ALICE} {BOB}")
     assert shown == f"exit_code: 0\n--- stdout ---\n{unknown} [REDACTED:MCP_TOKEN] [REDACTED:MCP_TOKEN]"
+
+
+def test_what_it_cannot_serve_is_said_in_one_sentence(tmp_path: Path) -> None:
+    tokens = tmp_path / "tokens"
+    tokens.write_text(f"alice {ALICE}\n")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        for option, value in (("--public-url", "nonsense"), ("--port", str(taken.getsockname()[1]))):
+            command = [sys.executable, "-m", "sandbox_tools", "mcp-http", "--tokens-file", str(tokens), option, value]
+            done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+            assert done.returncode == 2
+            assert "public URL" in done.stderr if option == "--public-url" else "in use" in done.stderr
+            assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize("tokens", ["", "alice short\n"])
