@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import sys
 import threading
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ import anyio.from_thread
 import typer
 
 from sandbox_tools.cli.secret_files import new_secret_file
+from sandbox_tools.cli.serving import serve_until_signal
 from sandbox_tools.errors import ConfigurationError, WeakSecretError
 from sandbox_tools.local.isolation import LauncherKind, launchers_for
 from sandbox_tools.local.server import serve
@@ -35,7 +35,10 @@ def run_local(*, port: int, api_key_file: Path | None, min_isolation: str | None
     with contextlib.suppress(WeakSecretError):  # a user may choose a key that is too short to be redacted
         default_registry().register("API_KEY", api_key)
     injector = _injector(_line_from_parent()) if child else None
-    anyio.run(_serve, port, api_key, launchers, child, injector)
+    try:
+        anyio.run(_serve, port, api_key, launchers, child, injector)
+    except (ConfigurationError, OSError) as error:
+        raise typer.BadParameter(str(error)) from None
 
 
 def _line_from_parent() -> str:
@@ -68,9 +71,7 @@ def _new_key() -> str:
 async def _serve(
     port: int, api_key: str, launchers: Sequence[LauncherKind], child: bool, injector: Injector | None
 ) -> None:
-    stop = anyio.Event()
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(_stop_on_signal, stop)
+    async def run(stop: anyio.Event) -> None:
         if child:
             _stop_at_end_of_input(stop)
         await serve(
@@ -82,13 +83,8 @@ async def _serve(
             launchers=launchers,
             injector=injector,
         )
-        tasks.cancel_scope.cancel()
 
-
-async def _stop_on_signal(stop: anyio.Event) -> None:
-    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        async for _ in signals:
-            stop.set()
+    await serve_until_signal(run)
 
 
 def _stop_at_end_of_input(stop: anyio.Event) -> None:

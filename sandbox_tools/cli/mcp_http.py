@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
@@ -14,6 +13,7 @@ import typer
 from sandbox_tools.adapters.mcp.http import Caller, read_callers, serve_http
 from sandbox_tools.adapters.mcp.stdio import log_to_stderr
 from sandbox_tools.cli.secret_files import new_secret_file
+from sandbox_tools.cli.serving import serve_until_signal
 from sandbox_tools.errors import SandboxToolsError
 from sandbox_tools.redaction import Redactor, default_registry
 from sandbox_tools.sandboxes import PreviewSite
@@ -65,28 +65,15 @@ async def _serve(
     public_url: str | None,
     open_toolset: Callable[[PreviewSite], AbstractAsyncContextManager[Toolset]],
 ) -> None:
-    stop = anyio.Event()
-    failure: Exception | None = None
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(_stop_on_signal, stop)
-        try:
-            await serve_http(
-                open_toolset,
-                callers,
-                host=host,
-                port=port,
-                public_url=public_url,
-                on_ready=lambda url: print(url, flush=True),  # noqa: T201
-                stop=stop,
-            )
-        except (SandboxToolsError, OSError) as error:
-            failure = error  # a task group would wrap it in a group
-        tasks.cancel_scope.cancel()
-    if failure is not None:
-        raise failure
+    async def serve(stop: anyio.Event) -> None:
+        await serve_http(
+            open_toolset,
+            callers,
+            host=host,
+            port=port,
+            public_url=public_url,
+            on_ready=lambda url: print(url, flush=True),  # noqa: T201
+            stop=stop,
+        )
 
-
-async def _stop_on_signal(stop: anyio.Event) -> None:
-    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        async for _ in signals:
-            stop.set()
+    await serve_until_signal(serve)

@@ -7,6 +7,7 @@ import os
 import re
 import secrets
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -166,3 +167,11 @@ def test_the_demo_succeeds() -> None:
     assert "isolation level in force: namespaces" in done.stdout
     assert "No token is in the" in done.stdout
     assert "Every step succeeded." in done.stdout
+
+
+def test_a_port_that_is_taken_is_said_in_one_sentence(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        done = run("local", "--port", str(taken.getsockname()[1]), XDG_STATE_HOME=str(tmp_path))
+    assert done.returncode == 2
+    assert "already in use" in " ".join(done.stderr.split())
+    assert "Traceback" not in done.stderr
