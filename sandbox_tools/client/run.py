@@ -28,7 +28,7 @@ _LAST_OUTPUT_S: Final = 2.0
 """Time for what an ended process wrote to come in, in seconds."""
 
 _SERVER_MARGIN_S: Final = 10.0
-"""The server's own deadline is this much after ours: it only counts when this process is gone."""
+"""The server's own deadline is this much after ours."""
 
 
 class RunningProcess:
@@ -36,14 +36,11 @@ class RunningProcess:
 
     Args:
         mark: The value of `tree.MARK` in its environment.
-        limit_s: It is ended after this many seconds.
         tasks: Lives as long as the runtime. The reader runs in it, so that the cancellation of a caller cannot leave
             a process that nobody knows.
     """
 
-    def __init__(
-        self, transport: Transport, followed: Followed, mark: str, limit_s: float, tasks: anyio.abc.TaskGroup
-    ) -> None:
+    def __init__(self, transport: Transport, followed: Followed, mark: str, tasks: anyio.abc.TaskGroup) -> None:
         self._transport = transport
         self._followed = followed
         self._mark = mark
@@ -55,8 +52,6 @@ class RunningProcess:
         self._over = anyio.Event()
         self._reader = anyio.CancelScope()
         tasks.start_soon(self._read)
-        if limit_s < math.inf:
-            tasks.start_soon(self._end_after, limit_s)
 
     @classmethod
     def begin(
@@ -68,14 +63,18 @@ class RunningProcess:
         *,
         limit_s: float | None,
     ) -> RunningProcess:
-        """Start a command; `started` says whether that worked."""
+        """Start a command; `started` says whether that worked.
+
+        Args:
+            limit_s: The server ends it somewhat later, which counts when this process is gone. See `end_after`.
+        """
         if limit_s is not None:
             command = replace(command, timeout_ms=int((limit_s + _SERVER_MARGIN_S) * 1000))
         command = marked(command)
         followed = Followed(
             transport, lambda: RemoteProcess.start(transport, command), command.tag or command.envs[MARK], on_output
         )
-        return cls(transport, followed, command.envs[MARK], math.inf if limit_s is None else limit_s, tasks)
+        return cls(transport, followed, command.envs[MARK], tasks)
 
     @classmethod
     def attach(
@@ -89,7 +88,7 @@ class RunningProcess:
             on_output,
         )
         # The commands of this package have their mark as their tag. Any other has a pid, a session and a group.
-        return cls(transport, followed, process.tag or new_mark(), math.inf, tasks)
+        return cls(transport, followed, process.tag or new_mark(), tasks)
 
     @property
     def pid(self) -> int:
@@ -141,6 +140,13 @@ class RunningProcess:
         """End it with all that it started. Bounded; raises nothing but cancellation."""
         return await self._end(timed_out=False)
 
+    async def end_after(self, limit_s: float) -> None:
+        """Wait for its end; end it when it still runs after `limit_s`, which its result then says."""
+        with anyio.move_on_after(limit_s):
+            await self._over.wait()
+        if not self._over.is_set():
+            await self._end(timed_out=True)
+
     async def _end(self, *, timed_out: bool) -> KillOutcome:
         async with self._ending:
             with anyio.move_on_after(START_CONFIRM_S):
@@ -158,12 +164,6 @@ class RunningProcess:
             finally:
                 self._reader.cancel()
                 self._over.set()
-
-    async def _end_after(self, limit_s: float) -> None:
-        with anyio.move_on_after(limit_s):
-            await self._over.wait()
-        if not self._over.is_set():
-            await self._end(timed_out=True)
 
     async def _read(self) -> None:
         with self._reader:
@@ -190,6 +190,7 @@ async def run_process(
     """Run a program to its end, or end it after `timeout_s`; see `Runtime.exec`."""
     process = RunningProcess.begin(transport, command, on_output, tasks, limit_s=timeout_s)
     try:
+        await process.end_after(timeout_s)
         result = await process.wait(math.inf)
     except SandboxRequestError:
         raise

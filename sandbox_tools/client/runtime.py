@@ -104,6 +104,8 @@ class RemoteRuntime:
         """Start a shell command that runs beside its caller; see `Runtime.start_command`."""
         shell = _shell(command, cwd=cwd, envs=envs or {}, stdin=stdin)
         process = RunningProcess.begin(self._transport, shell, on_output, self._tasks, limit_s=timeout_s)
+        if timeout_s is not None:
+            self._tasks.start_soon(process.end_after, timeout_s)
         await process.started()
         return process
 

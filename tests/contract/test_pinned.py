@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import secrets
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
+import anyio
+import anyio.abc
 import httpx
 import pytest
 
-from sandbox_tools.client.pinned import PinnedTransport
+from sandbox_tools.client.pinned import LANE_CONNECTIONS, PinnedTransport
 from sandbox_tools.redaction import Registry
 from tests.contract.hostile import hostile_server, http
 
@@ -52,3 +57,86 @@ async def test_the_credential_replaces_what_a_request_says_in_its_place_and_stay
         assert sent.head.lower().count(b"x-access-token") == 1
         assert (sent.header("x-access-token"), sent.header("x-other")) == (token, "kept")
         assert token not in repr([request.headers.raw, vars(request), vars(response)])
+
+
+class KeptServer:
+    """Keeps its connections open, and answers when as many requests have come as a test wants, or never.
+
+    Attributes:
+        came: Set when they have.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.connections = 0
+        self.want(1)
+
+    def want(self, count: int, *, answers: bool = True) -> None:
+        self.came = anyio.Event()
+        self._missing = count
+        self._answers = answers
+
+    async def handle(self, stream: anyio.abc.ByteStream) -> None:
+        self.connections += 1
+        async with stream:
+            with contextlib.suppress(anyio.EndOfStream, anyio.BrokenResourceError):
+                while await stream.receive():
+                    self._missing -= 1
+                    if not self._missing:
+                        self.came.set()
+                    await self.came.wait()
+                    if self._answers:
+                        await stream.send(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+
+
+@asynccontextmanager
+async def kept_server() -> AsyncIterator[KeptServer]:
+    listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
+    server = KeptServer(f"http://127.0.0.1:{listener.extra(anyio.abc.SocketAttribute.local_port)}")
+    async with listener, anyio.create_task_group() as tasks:
+        tasks.start_soon(listener.serve, server.handle)
+        yield server
+        tasks.cancel_scope.cancel()
+
+
+async def get(pinned: PinnedTransport, url: str) -> None:
+    response = await pinned.handle_async_request(httpx.Request("GET", url))
+    assert await response.aread() == b"ok"
+    await response.aclose()
+
+
+async def test_a_hundred_calls_at_once_are_all_under_way_and_their_connections_serve_the_next_ones(token: str) -> None:
+    async with kept_server() as server:
+        pinned = pinned_to(server.url, token)
+        for _ in range(3):
+            server.want(100)
+            with anyio.fail_after(20):
+                async with anyio.create_task_group() as tasks:
+                    for _ in range(100):
+                        tasks.start_soon(get, pinned, server.url)
+        assert server.connections == 100
+        await pinned.aclose()
+
+
+async def test_calls_one_after_the_other_share_a_connection_after_any_number_that_failed_or_were_cancelled(
+    token: str,
+) -> None:
+    async with kept_server() as server:
+        pinned = pinned_to(server.url, token)
+        server.want(3 * LANE_CONNECTIONS, answers=False)
+        async with anyio.create_task_group() as tasks:
+            for _ in range(3 * LANE_CONNECTIONS):
+                tasks.start_soon(get, pinned, server.url)
+            with anyio.fail_after(20):
+                await server.came.wait()
+            tasks.cancel_scope.cancel()
+        for _ in range(3):
+            with pytest.raises(httpx.LocalProtocolError):
+                await pinned.handle_async_request(httpx.Request("GET", server.url, headers={"x": "a\nb"}))
+        assert [lane.busy for lane in pinned._lanes] == [0, 0, 0]
+        before = server.connections
+        for _ in range(5):
+            server.want(1)
+            await get(pinned, server.url)
+        assert server.connections == before + 1
+        await pinned.aclose()
