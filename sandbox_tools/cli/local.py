@@ -14,7 +14,7 @@ import anyio
 import anyio.from_thread
 import typer
 
-from sandbox_tools.cli.secret_files import new_secret_file
+from sandbox_tools.cli.secret_files import kept_secret
 from sandbox_tools.cli.serving import serve_until_signal
 from sandbox_tools.errors import ConfigurationError, WeakSecretError
 from sandbox_tools.local.isolation import LauncherKind, launchers_for
@@ -63,7 +63,7 @@ def _api_key(api_key_file: Path | None) -> str:
 
 
 def _new_key() -> str:
-    file, key = new_secret_file("api-key")
+    file, key = kept_secret("api-key")
     print(f'The API key is in {file}: export SEACLOUD_API_KEY="$(cat {file})"', file=sys.stderr)  # noqa: T201
     return key
 

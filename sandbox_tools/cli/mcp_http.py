@@ -12,7 +12,7 @@ import typer
 
 from sandbox_tools.adapters.mcp.http import Caller, read_callers, serve_http
 from sandbox_tools.adapters.mcp.stdio import log_to_stderr
-from sandbox_tools.cli.secret_files import new_secret_file
+from sandbox_tools.cli.secret_files import kept_secret
 from sandbox_tools.cli.serving import serve_until_signal
 from sandbox_tools.errors import SandboxToolsError
 from sandbox_tools.redaction import Redactor, default_registry
@@ -53,7 +53,7 @@ def run_mcp_http(
 def _callers(tokens_file: Path | None) -> tuple[Caller, ...]:
     if tokens_file is not None:
         return read_callers(tokens_file.read_text(encoding="utf-8"), default_registry())
-    file, token = new_secret_file("mcp-token")
+    file, token = kept_secret("mcp-token")
     print(f"The token is in {file}: clients send `Authorization: Bearer TOKEN`.", file=sys.stderr)  # noqa: T201
     return read_callers(f"default {token}", default_registry())
 

@@ -126,6 +126,14 @@ def test_local_makes_a_key_that_only_the_user_can_read_and_does_not_print_it(tmp
         assert process.wait(timeout=5) == 0
 
 
+def test_a_second_local_service_uses_the_key_of_the_first(tmp_path: Path) -> None:
+    with local_service(XDG_STATE_HOME=str(tmp_path)) as (_, first):
+        headers = {"X-API-Key": (tmp_path / "sandbox-tools" / "api-key").read_text()}
+        with local_service(XDG_STATE_HOME=str(tmp_path)) as (_, second):
+            for url in (first, second):
+                assert httpx.get(f"{url}/sandboxes", headers=headers).status_code == 200
+
+
 def test_local_refuses_an_empty_key_file(tmp_path: Path) -> None:
     file = tmp_path / "key"
     file.touch()
