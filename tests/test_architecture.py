@@ -67,7 +67,14 @@ LAYERS: dict[str, set[str]] = {
 }
 
 ONE_PLACE = {
-    "httpx": {"client/call.py", "client/pinned.py", "client/preview_upstream.py", "client/transport.py", "local"},
+    "httpx": {
+        "client/call.py",
+        "client/lanes.py",
+        "client/pinned.py",
+        "client/preview_upstream.py",
+        "client/transport.py",
+        "local",
+    },
     "httpcore": {"local"},
     "starlette": {"local", "adapters/mcp"},
     "uvicorn": {"local", "adapters/mcp"},

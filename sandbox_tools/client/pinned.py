@@ -8,24 +8,16 @@ from __future__ import annotations
 import functools
 import os
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final, TypeAlias
 from urllib.parse import urlsplit
 
 import httpx
 
+from sandbox_tools.client.lanes import Lanes
 from sandbox_tools.errors import ConfigurationError
 from sandbox_tools.redaction import Secret
 from sandbox_tools.redaction.secret import reveal
-
-LANES: Final = 16
-LANE_CONNECTIONS: Final = 16
-"""How many connections one pool has. When a request begins or ends, httpcore looks at every idle connection once for
-each of them, so that 64 calls at once in one pool would spend most of their time there."""
-
-KEEPALIVE_S: Final = 45.0
-"""Age at which an idle connection is not used again, in seconds: less than the 60 s after which load balancers close
-them, because a request that meets that close fails and may not be repeated (client/retry.py)."""
 
 Trace: TypeAlias = Callable[[str, Mapping[str, Any]], Awaitable[None]]
 """Hears from httpcore how far a request is."""
@@ -51,8 +43,7 @@ class PinnedTransport(httpx.AsyncBaseTransport):
         scheme, host, _ = origin
         if scheme != "https" and not (scheme == "http" and host in _LOOPBACK):
             raise ConfigurationError("Credentials are only sent over https, or over http to this machine.")
-        self._tls = _tls() if scheme == "https" else False
-        self._lanes = [_Lane(self._tls)]
+        self._inner = Lanes(_tls() if scheme == "https" else False)
         self._origin = origin
         self._closed = False
         self._credentials = {name.lower().encode("ascii"): secret for name, secret in credentials.items()}
@@ -65,17 +56,9 @@ class PinnedTransport(httpx.AsyncBaseTransport):
         headers = [(name, value) for name, value in request.headers.raw if name.lower() not in self._credentials]
         headers += [(name, reveal(secret).encode("ascii")) for name, secret in self._credentials.items()]
         extensions = {**request.extensions, "trace": self._forgetting(request.extensions.get("trace"))}
-        return await self._lane().handle_async_request(
+        return await self._inner.handle_async_request(
             httpx.Request(request.method, request.url, headers=headers, stream=request.stream, extensions=extensions)
         )
-
-    def _lane(self) -> _Lane:
-        """Return the first lane with room, so that calls one after the other share a connection."""
-        free = next((lane for lane in self._lanes if lane.busy < LANE_CONNECTIONS), None)
-        if free is None and len(self._lanes) < LANES:
-            free = _Lane(self._tls)
-            self._lanes.append(free)
-        return free or min(self._lanes, key=lambda lane: lane.busy)
 
     def _forgetting(self, trace: Trace | None) -> Trace:
         """Return a trace function of httpcore that takes the credentials out of a request that was sent.
@@ -98,51 +81,7 @@ class PinnedTransport(httpx.AsyncBaseTransport):
 
     async def aclose(self) -> None:
         self._closed = True
-        for lane in self._lanes:
-            await lane.aclose()
-
-
-class _Lane(httpx.AsyncHTTPTransport):
-    """A pool of a few connections.
-
-    Attributes:
-        busy: Requests whose answers were not closed yet.
-    """
-
-    def __init__(self, tls: ssl.SSLContext | bool) -> None:
-        limits = httpx.Limits(
-            max_connections=LANE_CONNECTIONS, max_keepalive_connections=LANE_CONNECTIONS, keepalive_expiry=KEEPALIVE_S
-        )
-        super().__init__(verify=tls, limits=limits)
-        self.busy = 0
-
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        self.busy += 1
-        try:
-            response = await super().handle_async_request(request)
-        except BaseException:
-            self.busy -= 1
-            raise
-        assert isinstance(response.stream, httpx.AsyncByteStream)
-        response.stream = _Leaving(response.stream, self)
-        return response
-
-
-class _Leaving(httpx.AsyncByteStream):
-    """The body of an answer, which leaves its lane once it is closed."""
-
-    def __init__(self, body: httpx.AsyncByteStream, lane: _Lane) -> None:
-        self._body = body
-        self._lane: _Lane | None = lane
-
-    def __aiter__(self) -> AsyncIterator[bytes]:
-        return self._body.__aiter__()
-
-    async def aclose(self) -> None:
-        if self._lane is not None:
-            self._lane.busy -= 1
-            self._lane = None
-        await self._body.aclose()
+        await self._inner.aclose()
 
 
 def _tls() -> ssl.SSLContext:
