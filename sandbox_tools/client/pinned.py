@@ -53,12 +53,16 @@ class PinnedTransport(httpx.AsyncBaseTransport):
             raise httpx.UnsupportedProtocol("blocked: not the pinned origin")
         if self._closed:  # httpx would open a connection that nobody closes
             raise httpx.UnsupportedProtocol("closed")
+        try:
+            return await self._inner.handle_async_request(self._with_credentials(request))
+        except BaseException as exc:  # noqa: BLE001 - raised again, also in a cancelled task: its frames have the copy
+            raise exc.with_traceback(None) from None
+
+    def _with_credentials(self, request: httpx.Request) -> httpx.Request:
         headers = [(name, value) for name, value in request.headers.raw if name.lower() not in self._credentials]
         headers += [(name, reveal(secret).encode("ascii")) for name, secret in self._credentials.items()]
         extensions = {**request.extensions, "trace": self._forgetting(request.extensions.get("trace"))}
-        return await self._inner.handle_async_request(
-            httpx.Request(request.method, request.url, headers=headers, stream=request.stream, extensions=extensions)
-        )
+        return httpx.Request(request.method, request.url, headers=headers, stream=request.stream, extensions=extensions)
 
     def _forgetting(self, trace: Trace | None) -> Trace:
         """Return a trace function of httpcore that takes the credentials out of a request that was sent.

@@ -228,21 +228,30 @@ async def outcomes(token: str, answers: dict[str, Answer]) -> dict[str, SandboxT
     errors: dict[str, SandboxToolsError | None] = {}
 
     async def do(operation: str) -> None:
-        registry = Registry()
-        async with hostile_server(answers[operation]) as server, runtime_at(server.base_url, token) as runtime:
-            control = ControlPlane(server.base_url, registry.register("KEY", token), registry)
-            errors[operation] = None
-            try:
-                await OPERATIONS[operation](runtime, control)
-            except SandboxToolsError as exc:
-                errors[operation] = exc
-            await control.aclose()
+        async with hostile_server(answers[operation]) as server:
+            errors[operation] = await error_at(server.base_url, server.base_url, token, token, operation)
 
     with anyio.fail_after(20):
         async with anyio.create_task_group() as tasks:
             for operation in answers:
                 tasks.start_soon(do, operation)
     return errors
+
+
+async def error_at(
+    control_url: str, runtime_url: str, api_key: str, token: str, operation: str
+) -> SandboxToolsError | None:
+    """Do one of the operations; return the error, which is always ours."""
+    registry = Registry()
+    control = ControlPlane(control_url, registry.register("KEY", api_key), registry)
+    error = None
+    async with runtime_at(runtime_url, token) as runtime:
+        try:
+            await OPERATIONS[operation](runtime, control)
+        except SandboxToolsError as exc:
+            error = exc
+    await control.aclose()
+    return error
 
 
 @pytest.mark.parametrize("name", NONSENSE)

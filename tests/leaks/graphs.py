@@ -6,10 +6,9 @@ import types
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-import sandbox_tools
 from sandbox_tools.redaction.secret import Opaque
 
-ROOT = str(Path(sandbox_tools.__file__).parent)
+TESTS = str(Path(__file__).parents[1])
 
 MAX_DEPTH = 8
 
@@ -62,9 +61,9 @@ def _parts(value: object) -> Iterator[tuple[str, object]]:
 
 
 def _locals(trace: types.TracebackType | None) -> Iterator[tuple[str, object]]:
-    """Yield the variables of our frames; those of a test know the secret."""
+    """Yield the variables of all frames, of the libraries too; only those of a test know the secret."""
     while trace is not None:
         code = trace.tb_frame.f_code
-        if code.co_filename.startswith(ROOT):
+        if not code.co_filename.startswith(TESTS) and "_pytest" not in code.co_filename:
             yield f" in {code.co_name}", dict(trace.tb_frame.f_locals)
         trace = trace.tb_next
