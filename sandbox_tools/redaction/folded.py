@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Collection
 from functools import lru_cache
 from typing import Final
 
@@ -32,11 +33,11 @@ _MAYBE: Final = re.compile(
 )
 
 
-def views(data: bytes) -> set[bytes]:
+def views(data: bytes) -> Collection[bytes]:
     """Return the text, its folded view, and that view without what may become a terminal code with what follows."""
-    return (
-        {data} if data.isascii() and _ESCAPE not in data else {data, folded(data), folded(_OPEN_CODE.sub(_blank, data))}
-    )
+    if data.isascii() and _ESCAPE not in data:
+        return (data,)  # a set would hash all of it
+    return {data, folded(data), folded(_OPEN_CODE.sub(_blank, data))}
 
 
 def folded(data: bytes) -> bytes:

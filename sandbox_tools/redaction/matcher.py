@@ -115,28 +115,32 @@ class Matcher(Opaque):
         """Return every pattern that is complete in `data`, in no particular order."""
         found: list[Match] = []
         if self._seeds:
-            size = len(data) // self._word * self._word
-            words = memoryview(data)[:size].cast(_WORD_CODES[self._word])[:: self._step // self._word]
-            for first in range(0, len(words), _BLOCK_WORDS):
-                block = words[first : first + _BLOCK_WORDS]
-                if not self._seeds.isdisjoint(block):  # nearly all time is spent in this call
-                    self._look_into(data, first * self._step, block, found)
+            for at in self._words_in(data):
+                self._look_around(data, at, found)
         return found
 
     def pending(self, data: bytes) -> int:
         """Return a size: no included pattern that begins before the last so many bytes of `data` can end after them."""
         if not self._table:
             return 0
-        most = min(len(data), self.longest - 1)
-        size = min(most, self._word - 1)
-        while size < most and self._is_inside(data[len(data) - size - 1 :][: self._word]):
-            size += 1
-        return size
+        at = len(data) - self._word
+        first = len(data) - self.longest
+        while at > first and at >= 0 and self._is_inside(data, at):
+            at -= 1
+        return min(len(data), len(data) - at - 1)
 
-    def _look_into(self, data: bytes, at: int, block: memoryview[int], found: list[Match]) -> None:
-        for index, word in enumerate(block):
-            if word in self._seeds:
-                self._look_around(data, at + index * self._step, found)
+    def _words_in(self, data: bytes) -> list[int]:
+        """Return where a word that is read may be the first of a fragment or an anchor."""
+        size = len(data) // self._word * self._word
+        words = memoryview(data)[:size].cast(_WORD_CODES[self._word])[:: self._step // self._word]
+        if self._seeds.isdisjoint(words):  # nearly all time is spent in this call
+            return []
+        places: list[int] = []
+        for first in range(0, len(words), _BLOCK_WORDS):
+            block = words[first : first + _BLOCK_WORDS]
+            if not self._seeds.isdisjoint(block):
+                places += [(first + index) * self._step for index, word in enumerate(block) if word in self._seeds]
+        return places
 
     def _look_around(self, data: bytes, at: int, found: list[Match]) -> None:
         """Add the patterns in which the word at `at` is the first to be read of a fragment or an anchor."""
@@ -148,8 +152,8 @@ class Matcher(Opaque):
                 if start >= anchor and data.startswith(form, start - anchor):
                     found.append((start - anchor, -len(form), name))
 
-    def _is_inside(self, word: bytes) -> bool:
-        return bool(self._table[int.from_bytes(word, sys.byteorder) % _NEAR_SIZE])
+    def _is_inside(self, data: bytes, at: int) -> bool:
+        return bool(self._table[int.from_bytes(data[at : at + self._word], sys.byteorder) % _NEAR_SIZE])
 
     def _words(self, form: bytes) -> array[int]:
         """Return the words of `form` at every address, aligned or not."""

@@ -114,4 +114,4 @@ class Patterns(Opaque):
         if matches:
             places = Places(view)
             matches = [match for match in map(places.of, matches) if -match[1] <= SPREAD_BYTES]
-        return matches, min(size_of_last(pending, view), SPREAD_BYTES)
+        return matches, size_of_last(pending, view, SPREAD_BYTES)

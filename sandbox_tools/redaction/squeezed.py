@@ -22,13 +22,10 @@ def squeeze(data: bytes) -> bytes:
     return data.translate(None, _DROPPED)
 
 
-def size_of_last(count: int, data: bytes) -> int:
-    """Return how many bytes at the end of `data` the last `count` bytes of its squeezed view come from."""
-    flags = data.translate(_IS_KEPT)
-    at = len(data)
-    for _ in range(count):
-        at = flags.rfind(1, 0, at)
-    return len(data) - at
+def size_of_last(count: int, data: bytes, most: int) -> int:
+    """Return how many bytes at the end of `data` the last `count` bytes of its squeezed view come from, or `most`."""
+    before, *kept = data[-most:].translate(_IS_KEPT).rsplit(b"\1", count)
+    return min(len(data), most) - len(before) if len(kept) == count else most
 
 
 class Places:
