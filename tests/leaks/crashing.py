@@ -80,6 +80,25 @@ BREAK: dict[str, Callable[[str], Any]] = {
 }
 
 
+async def talk(tools: Toolset) -> None:
+    """Give the output of a sandbox to a model, through libraries that log what they send."""
+    from mcp import Client
+    from openai import AsyncOpenAI
+
+    from sandbox_tools.adapters.mcp import create_server
+    from sandbox_tools.adapters.openai import arun_tool_calls, openai_tools
+    from tests.adapters.scripted_openai import ScriptedOpenAI
+
+    async with Client(create_server(tools)) as client:
+        await client.call_tool("exec", {"command": "env"})
+    with ScriptedOpenAI([("exec", '{"command": "env"}')], "done").serve() as model:
+        async with AsyncOpenAI(base_url=model.base_url, api_key="none") as openai:
+            offered: Any = openai_tools(tools)
+            response = await openai.chat.completions.create(model="m", messages=[], tools=offered)
+            answers: Any = await arun_tool_calls(tools, response)
+            await openai.chat.completions.create(model="m", messages=answers, tools=offered)
+
+
 async def main() -> None:
     async with Toolset.open(private_previews=True, envs={"GIVEN_TOKEN": "gt-4f7a90c2e8b1d356"}) as tools:
         await tools.call("exec", {"command": "env"})
@@ -91,6 +110,8 @@ async def main() -> None:
         default_registry().register("TWO_LINES", "f7Qk2\nz9Lw4")
         tokens = list(default_registry()._by_value)
         TOKENS_FILE.write_text(json.dumps(tokens))
+        if HOW == "is a library":
+            await talk(tools)
         if HOW == "goes on":
             for name, break_ in BREAK.items():
                 print(f"== {name}", file=sys.stderr)

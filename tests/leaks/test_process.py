@@ -50,6 +50,8 @@ def test_a_process_that_logs_everything_of_every_library_has_no_token_in_its_log
     """Without any redaction of logs: this is a user's process, with a formatter of the user's own."""
     done, tokens = run(local_server, tmp_path, "is a library")
     assert done.returncode == 0, done.stderr.decode()
+    loggers = {line.split(b"'name': '")[1].split(b".")[0] for line in done.stderr.splitlines() if b"'name': '" in line}
+    assert {b"httpcore", b"mcp", b"openai"} <= loggers
     assert b"receive_response_headers" in done.stderr  # httpcore was at its most talkative
     assert_none_seen(done, tokens)
 
