@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from typing import Final, Literal
@@ -25,13 +25,20 @@ class KernelProgram:
 
     Attributes:
         title: For people and models.
-        command: How to start it.
-        files: Content by path. The paths name the content, so that versions do not meet.
+        files: Content by path; first what python3 runs. The paths name the content, so that versions do not meet.
     """
 
     title: str
-    command: Command
     files: Mapping[str, bytes]
+
+    def command(self, lock: str) -> Command:
+        """Return what starts it.
+
+        Args:
+            lock: The path of a file. Of the programs that are started with the same one, only one runs at a time.
+        """
+        program, *others = self.files
+        return Command(cmd="python3", args=("-u", program, lock, *others))
 
 
 class KernelPrograms:
@@ -59,12 +66,15 @@ class KernelPrograms:
 def kernel_program(language: ContextLanguage) -> KernelProgram:
     """Return what runs code of a language and keeps its variables. Both need python3 >= 3.8, JavaScript node too."""
     path, content = _guest_file("kernel.py")
-    python = Command(cmd="python3", args=("-u", path))
     if language == "python":
-        return KernelProgram(title="Python", command=python, files={path: content})
+        return KernelProgram(title="Python", files={path: content})
     script, source = _guest_file("kernel.js")
-    command = replace(python, args=(*python.args, script))
-    return KernelProgram(title="JavaScript", command=command, files={path: content, script: source})
+    return KernelProgram(title="JavaScript", files={path: content, script: source})
+
+
+def lock_path(tag: str, number: int) -> str:
+    """Return the path of a lock of the context with this tag, the same for every client and every version."""
+    return f"{DIRECTORY}{hashlib.sha256(f'{tag} {number}'.encode()).hexdigest()[:12]}.lock"
 
 
 def _guest_file(name: str) -> tuple[str, bytes]:

@@ -1,8 +1,14 @@
 """Runs Python code inside a sandbox and keeps its variables between calls.
 
 Standard library only, Python 3.8 or newer: this one file is written into a sandbox and started as
-`python3 -u kernel.py`. The client (client/contexts.py) writes JSON lines to its standard input and reads
+`python3 -u kernel.py LOCK`. The client (client/contexts.py) writes JSON lines to its standard input and reads
 JSON lines from its standard output.
+
+LOCK is the path of a file that names the context. Only one kernel at a time has the lock on it, which the operating
+system frees when that process ends, however it ends. Another one ends with the exit code 75 before it reads or writes
+anything: two clients that start the same context at the same moment have one process, and the second one's requests go
+there. User code that reads or removes the file takes that guarantee away, and nothing else; so does a place where no
+file can be made.
 
     requests  {"op": "run", "id": ..., "code": ..., "after": 0}   {"op": "interrupt", "id": ...}   {"op": "ping"}
     events    {"ev": "ready", "python": "3.11.7", "pid": 7}                {"ev": "pong"}
@@ -25,7 +31,7 @@ What keeps it standing (design decision 10): user code never sees the two protoc
 /dev/null; 1 and 2 are pipes into this process, so that what child processes and C code write is output like any
 other. Each run starts with these three in place, whatever the last one did to them.
 
-`python3 -u kernel.py kernel.js` runs JavaScript: the same, but the code runs in a child process, which is `node
+`python3 -u kernel.py LOCK kernel.js` runs JavaScript: the same, but the code runs in a child process, which is `node
 kernel.js`. That file says how the two speak.
 
 Threads: the main thread runs user code; "reader" takes requests; "pump" passes output on. When either of these
@@ -96,6 +102,9 @@ INTERRUPT_STEPS = 3
 FIRST_PRIVATE_FD = 100
 """High, so that code which closes "all" of the low descriptors does not hit the protocol."""
 
+YIELDED = 75
+"""Exit code when another kernel has the lock."""
+
 VALUE = "__sandbox_tools_value__"
 """Where a compiled cell leaves the value of its last expression."""
 
@@ -126,11 +135,31 @@ def main() -> None:
         import faulthandler
 
         faulthandler.enable(errors, all_threads=False)  # says in which line a crash of C code happened
-        Kernel(*sys.argv[1:]).serve()
+        lock, *node_program = sys.argv[1:]
+        if not take(lock):
+            os._exit(YIELDED)
+        Kernel(*node_program).serve()
     except BaseException:
         os.write(errors, traceback.format_exc().encode("utf-8", "backslashreplace"))
     finally:
         os._exit(70)
+
+
+def take(lock: str) -> bool:
+    """Take a lock until this process ends; tell whether no other process has it. Where there can be none, go on."""
+    try:
+        fd = os.open(lock, os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError:
+        return True
+    private = private_copy(fd)
+    os.close(fd)  # before the lock is taken: closing any descriptor of the file frees it
+    try:
+        fcntl.lockf(private, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system without locks
+        pass
+    return True
 
 
 def private_copy(fd: int) -> int:

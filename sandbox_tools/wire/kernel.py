@@ -17,11 +17,13 @@ from sandbox_tools.wire.process import decode_base64
 MAX_LINE_BYTES: Final = 8 * 1024 * 1024
 """Longest line that we keep, in bytes. The kernel cuts what it sends to 7 MiB."""
 
+YIELDED: Final = 75
+"""Exit code of a kernel that ran nothing, because another one has its lock."""
+
 TEXT_FORMS: Final = frozenset(
     ("text/plain", "text/html", "text/markdown", "text/latex", "image/svg+xml", "application/json")
 )
 IMAGE_FORMS: Final = frozenset(("image/png", "image/jpeg"))
-
 
 _MAX_QUOTES: Final = 64
 _MAX_OBJECTS: Final = 4

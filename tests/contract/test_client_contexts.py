@@ -188,6 +188,29 @@ async def test_a_restarted_context_is_empty_and_a_second_one_has_variables_of_it
         assert [info.name for info in await runtime.contexts.list()] == ["default"]
 
 
+async def test_two_clients_that_start_contexts_together_have_one_process_for_each(box: Box) -> None:
+    async def set_own(runtime: RemoteRuntime, context: str, variable: str) -> None:
+        code = f"{variable} = 1\nopen({context!r}, 'a').write('x')"
+        seen = Seen()
+        result = await runtime.run_code(code, language="python", context=context, timeout_s=20, on_output=seen)
+        assert result.error is None, result.error
+
+    async def both(runtime: RemoteRuntime, context: str) -> str:
+        code = f"a + b, len(open({context!r}).read())"
+        return shown(await runtime.run_code(code, language="python", context=context, timeout_s=20, on_output=Seen()))
+
+    async with client(box) as first, client(box) as second:
+        for name in map(str, range(15)):
+            with anyio.fail_after(DEADLINE_S):
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(set_own, first, name, "a")
+                    tasks.start_soon(set_own, second, name, "b")
+            tags = [process.tag for process in await first.processes.list()]
+            assert tags == [f"sandbox-tools-context:python:{name}"]
+            assert (await both(first, name), await both(second, name)) == ("(2, 2)", "(2, 2)")
+            await (first if int(name) % 2 else second).contexts.remove(name)
+
+
 async def test_what_an_interrupt_left_is_there_for_the_next_client(box: Box) -> None:
     async with client(box) as first:
         await run(first, "x = 1")

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import base64
+import fcntl
 import json
 import os
+import shutil
 import signal
 import sys
 import time
 import tracemalloc
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sandbox_tools.client.coderun import MAX_RESULTS
+from sandbox_tools.client.context import CodeContext
 from sandbox_tools.client.contexts import CodeContexts
+from sandbox_tools.client.kernel_line import TRIES_OF_A_LOCK, YIELD_PAUSES_S
+from sandbox_tools.client.kernel_program import ContextLanguage, lock_path
 from sandbox_tools.errors import (
     SandboxProtocolError,
     SandboxRequestError,
@@ -31,7 +36,7 @@ from sandbox_tools.errors import (
 )
 from sandbox_tools.runtime import CodeResult, OutputStream
 from sandbox_tools.wire.envelope import WireError
-from sandbox_tools.wire.kernel import LineDecoder, OfRun, Shown, event_from_line
+from sandbox_tools.wire.kernel import YIELDED, LineDecoder, OfRun, Shown, event_from_line
 from sandbox_tools.wire.process import SIGNALS, Command, Ended, OutputData, ProcessEvent, SignalName, StreamName
 
 DEADLINE_S = 20.0
@@ -165,6 +170,9 @@ class LocalSandbox:
         self.unreachable = False
         self.python = [sys.executable]
         self.gate: anyio.Event | None = None
+        self.starting = 0
+        self.starts_together = 0
+        self.before_connect: Callable[[LocalProcess], Awaitable[None]] | None = None
         self._root = root
         self._tasks = tasks
 
@@ -190,16 +198,22 @@ class LocalSandbox:
             raise SandboxUnreachableError("run a process")
         for kernel in await self.list():
             if kernel.pid == pid:
-                return kernel.stream()
+                if self.before_connect is not None:
+                    await self.before_connect(kernel)
+                if kernel.process.returncode is None:
+                    return kernel.stream()
         raise SandboxResponseError("run a process", kind="not_found", status=404, reason="process_not_found")
 
     async def start(self, command: Command) -> LocalStream:
         self.requests.append(f"start {command.cmd}")
+        self.starting += 1
+        if self.gate is not None and self.starting == self.starts_together:
+            self.gate.set()
         if self.gate is not None:
             await self.gate.wait()
         argv = [command.cmd, *command.args]
         if command.cmd == "python3":
-            argv = [*self.python, "-u", str(self._root) + command.args[-1]]
+            argv = [*self.python, "-u", *(str(self._root) + path for path in command.args[1:])]
         process = LocalProcess(self, await anyio.open_process(argv, cwd=self._root), command.tag)
         stream = process.stream()
         self._tasks.start_soon(process.pump)
@@ -646,6 +660,148 @@ async def test_contexts_have_variables_of_their_own_until_they_are_restarted_or_
         assert box.sandbox.requests.count("write_file") == 1, "the kernel is written once"
 
 
+COUNT = "n = globals().get('n', 0) + 1\nopen('runs', 'a').write('x')\nn"
+
+
+async def run_together(box: Harness, clients: int, language: ContextLanguage = "python") -> list[CodeContext]:
+    """Have so many new clients start a context at the same moment: all have seen that it is not there."""
+    contexts = [await CodeContexts(box.sandbox, box.tasks).get(language=language) for _ in range(clients)]
+    box.sandbox.gate, box.sandbox.starting, box.sandbox.starts_together = anyio.Event(), 0, clients
+    count = COUNT if language == "python" else "n = (globalThis.n || 0) + 1"
+    results: list[CodeResult] = []
+
+    async def run(context: CodeContext) -> None:
+        results.append(await context.run(count, timeout_s=DEADLINE_S, on_output=box.sink))
+
+    with anyio.fail_after(DEADLINE_S):
+        async with anyio.create_task_group() as tasks:
+            for context in contexts:
+                tasks.start_soon(run, context)
+    assert [result.error for result in results] == [None] * clients
+    texts = sorted(result.results[0].text["text/plain"] for result in results)
+    assert texts == [str(n) for n in range(1, clients + 1)], "each ran once, in the same process"
+    assert not any(result.state_lost_before for result in results)
+    return contexts
+
+
+@pytest.mark.parametrize("clients", [2, 5])
+async def test_clients_that_start_a_context_at_the_same_moment_have_one_process(tmp_path: Path, clients: int) -> None:
+    async with harness(tmp_path) as box:
+        for n in range(1, 9):
+            contexts = await run_together(box, clients)
+            assert len(box.sandbox.kernels) >= n * clients, "they did start at the same moment"
+            assert len(await box.sandbox.list()) == 1
+            for context in contexts:
+                result = await context.run("n", timeout_s=DEADLINE_S, on_output=box.sink)
+                assert result.results[0].text["text/plain"] == str(clients)
+            await contexts[n % clients].end()
+            assert await box.sandbox.list() == []
+        assert len((tmp_path / "runs").read_text()) == 8 * clients
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="Node.js is not installed")
+async def test_clients_that_start_javascript_at_the_same_moment_have_one_process(tmp_path: Path) -> None:
+    async with harness(tmp_path) as box:
+        contexts = await run_together(box, 2, "javascript")
+        assert len(await box.sandbox.list()) == 1
+        await contexts[0].end()
+
+
+async def test_a_winner_that_dies_while_the_other_connects_is_replaced(tmp_path: Path) -> None:
+    async with harness(tmp_path) as box:
+        first_result, results = anyio.Event(), []
+
+        async def kill(kernel: LocalProcess) -> None:
+            await first_result.wait()
+            box.sandbox.before_connect = None
+            os.kill(kernel.pid, signal.SIGKILL)
+            await kernel.process.wait()
+
+        async def run() -> None:
+            context = await CodeContexts(box.sandbox, box.tasks).get()
+            results.append(await context.run(COUNT, timeout_s=DEADLINE_S, on_output=box.sink))
+            first_result.set()
+
+        box.sandbox.before_connect = kill
+        box.sandbox.gate, box.sandbox.starts_together = anyio.Event(), 2
+        with anyio.fail_after(DEADLINE_S):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(run)
+                tasks.start_soon(run)
+        assert [result.results[0].text["text/plain"] for result in results] == ["1", "1"]
+        assert (tmp_path / "runs").read_text() == "xx"
+        assert len(await box.sandbox.list()) == 1
+
+
+async def test_a_restart_while_others_start_ends_all_that_they_started(tmp_path: Path) -> None:
+    async with harness(tmp_path) as box:
+        os.mkfifo(tmp_path / "go")
+        box.sandbox.python = ["/bin/sh", "-c", f'read line <{tmp_path}/go; exec {sys.executable} "$@"', "sh"]
+        results = []
+
+        async def run() -> None:
+            context = await CodeContexts(box.sandbox, box.tasks).get()
+            results.append(await context.run(COUNT, timeout_s=DEADLINE_S, on_output=box.sink))
+
+        box.sandbox.gate, box.sandbox.starts_together = anyio.Event(), 2
+        with anyio.fail_after(DEADLINE_S):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(run)
+                tasks.start_soon(run)
+                while box.sandbox.requests.count("send_input") < 2:
+                    await anyio.sleep(0.01)
+                await box.contexts.restart()
+        assert [result.error and result.error.name for result in results] == ["ContextDied"] * 2
+        assert await box.sandbox.list() == []
+        box.sandbox.python = [sys.executable]
+        assert await box.value(COUNT) == "1"
+        assert (tmp_path / "runs").read_text() == "x"
+
+
+async def test_a_lock_that_something_else_holds_keeps_nobody_from_a_context(tmp_path: Path) -> None:
+    async with harness(tmp_path) as box:
+        taken = tmp_path / lock_path("sandbox-tools-context:python:default", 0).lstrip("/")
+        taken.parent.mkdir(parents=True)
+        with taken.open("w") as file:
+            fcntl.lockf(file, fcntl.LOCK_EX)
+            assert await box.value("x = 1\nx") == "1"
+            assert box.sandbox.requests.count("start python3") == TRIES_OF_A_LOCK + 1
+            assert await box.value("x") == "1"
+            await box.contexts.restart()
+            await run_together(box, 2)
+            assert len(await box.sandbox.list()) == 1
+
+
+async def test_locks_that_are_all_taken_are_told(tmp_path: Path) -> None:
+    async with harness(tmp_path) as box:
+        box.sandbox.python = ["/bin/sh", "-c", f"exit {YIELDED}"]
+        result = await box.run("1")
+        assert result.error is not None
+        assert f"(exit status {YIELDED})" in result.error.message
+        assert box.sandbox.requests.count("start python3") == len(YIELD_PAUSES_S) + 1
+
+
+async def test_code_that_ends_its_process_with_the_exit_code_of_who_yields_runs_once(tmp_path: Path) -> None:
+    async with harness(tmp_path) as box:
+        await box.run("x = 1")
+        other = await CodeContexts(box.sandbox, box.tasks).get()
+        code = f"import os\nopen('runs', 'a').write('x')\nos._exit({YIELDED})"
+        result = await other.run(code, timeout_s=DEADLINE_S, on_output=box.sink)
+        assert result.error is not None
+        assert f"(exit status {YIELDED})" in result.error.message
+        assert (tmp_path / "runs").read_text() == "x"
+        assert (await box.run("1")).state_lost_before
+
+
+async def test_a_kernel_whose_file_cannot_be_read_is_told(tmp_path: Path) -> None:
+    async with harness(tmp_path) as box:
+        box.sandbox.python = ["/bin/sh", "-c", "exit 2"]
+        result = await box.run("1")
+        assert result.error is not None
+        assert "(exit status 2)" in result.error.message
+        assert not result.timed_out
+
+
 async def test_names_and_numbers_of_contexts_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with harness(tmp_path) as box:
         monkeypatch.setattr("sandbox_tools.client.contexts.MAX_CONTEXTS", 1)
@@ -672,7 +828,8 @@ async def test_a_kernel_whose_file_was_removed_is_written_again(tmp_path: Path) 
 async def test_code_left_running_by_a_lost_connection_is_interrupted_by_the_next_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sandbox_tools.client.kernel.RETRY_PAUSES_S", (0.0, 0.0))
+    for user in ("kernel", "kernel_line"):
+        monkeypatch.setattr(f"sandbox_tools.client.{user}.RETRY_PAUSES_S", (0.0, 0.0))
     async with harness(tmp_path) as box:
         await box.run("x = 1")
         errors: list[SandboxRequestError] = []

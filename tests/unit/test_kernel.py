@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from sandbox_tools.guest import kernel as kernel_module
-from sandbox_tools.wire.kernel import MAX_LINE_BYTES, event_from_line
+from sandbox_tools.wire.kernel import MAX_LINE_BYTES, YIELDED, event_from_line
 
 KERNEL = Path(kernel_module.__file__)
 DEADLINE_S = 20.0
@@ -73,7 +73,7 @@ class KernelProcess:
 
     def __init__(self, python: str, cwd: Path, *arguments: Path) -> None:
         pipe = subprocess.PIPE
-        command = [python, "-u", KERNEL, *arguments]
+        command = [python, "-u", KERNEL, cwd / "lock", *arguments]
         self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, cwd=cwd)
         self._events: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
         self._reader = threading.Thread(target=self._read)
@@ -175,6 +175,44 @@ def test_it_says_that_it_is_ready_and_answers_a_ping(kernel: KernelProcess) -> N
     assert kernel.ready["pid"] == kernel.process.pid
     kernel.send(op="ping")
     assert kernel.next_event() == {"ev": "pong"}
+
+
+def second_kernel(python: str, cwd: Path) -> subprocess.CompletedProcess[bytes]:
+    """Start another kernel with the same lock; its requests end at once."""
+    request = b'{"op": "run", "id": 1, "code": "open(\'ran\', \'w\')"}\n'
+    command = [python, "-u", KERNEL, cwd / "lock"]
+    return subprocess.run(command, input=request, capture_output=True, cwd=cwd, check=False, timeout=DEADLINE_S)
+
+
+def test_a_second_kernel_with_the_same_lock_ends_and_runs_nothing(kernel: KernelProcess, tmp_path: Path) -> None:
+    second = second_kernel(sys.executable, tmp_path)
+    assert (second.returncode, second.stdout, second.stderr) == (YIELDED, b"", b"")
+    assert not (tmp_path / "ran").exists()
+    assert kernel.run("1").texts == ["1"]
+
+
+@pytest.mark.parametrize(
+    "start",
+    [
+        "import os, time\npid = os.fork()\nif pid == 0: time.sleep(60)",
+        "import subprocess\npid = subprocess.Popen(['sleep', '60'], close_fds=False).pid",
+    ],
+)
+def test_what_a_dead_kernel_started_does_not_hold_its_lock(python: str, tmp_path: Path, start: str) -> None:
+    kernel = KernelProcess(python, tmp_path)
+    child = int(kernel.run(f"{start}\npid").texts[0])
+    kernel.process.kill()
+    kernel.process.wait()
+    assert second_kernel(python, tmp_path).returncode == 0
+    os.kill(child, signal.SIGKILL)
+    kernel.close()
+
+
+def test_without_a_place_for_its_lock_a_kernel_runs_all_the_same(tmp_path: Path) -> None:
+    (tmp_path / "lock").mkdir()
+    kernel = KernelProcess(sys.executable, tmp_path)
+    assert kernel.run("1").texts == ["1"]
+    kernel.close()
 
 
 def test_variables_live_on_and_the_last_expression_is_the_result(kernel: KernelProcess) -> None:

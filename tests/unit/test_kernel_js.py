@@ -141,6 +141,6 @@ def test_a_process_that_ends_takes_the_kernel_with_it(tmp_path: Path) -> None:
 
 
 def test_without_node_the_kernel_says_that_a_program_is_missing(tmp_path: Path) -> None:
-    command = [sys.executable, KERNEL, KERNEL.with_name("kernel.js")]
+    command = [sys.executable, KERNEL, tmp_path / "lock", KERNEL.with_name("kernel.js")]
     ended = subprocess.run(command, env={"PATH": str(tmp_path)}, stdin=subprocess.PIPE, check=False, timeout=20)
     assert ended.returncode == 127
