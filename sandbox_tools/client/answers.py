@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import TypeVar
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from contextlib import suppress
+from itertools import islice
+from typing import Final, TypeVar
 
 from sandbox_tools.client.transport import REQUEST_TIMEOUT_S, Response, Transport
-from sandbox_tools.errors import SandboxNotFoundError, SandboxProtocolError, SandboxResponseError
+from sandbox_tools.errors import SandboxNotFoundError, SandboxProtocolError, SandboxResponseError, WeakSecretError
+from sandbox_tools.redaction import Registry
 from sandbox_tools.wire.control import sandbox_path
-from sandbox_tools.wire.envelope import WireError
+from sandbox_tools.wire.envelope import WireError, parse_json_array
+
+MAX_ITEMS: Final = 1000
+"""What is kept of one list, whatever was asked for."""
+
+MAX_SECRETS: Final = 16
+"""Of one answer that are registered; of at most `MAX_SECRET_CHARS` each. Registering takes time and memory."""
+
+MAX_SECRET_CHARS: Final = 256
 
 ValueT = TypeVar("ValueT")
 
@@ -51,3 +62,31 @@ def parsed(operation: str, parse: Callable[[], ValueT]) -> ValueT:
     except WireError as exc:
         problem = str(exc)
     raise SandboxProtocolError(operation, problem)
+
+
+def listed(operation: str, response: Response, read: Callable[[object], ValueT]) -> tuple[ValueT, ...]:
+    """Return what `read` makes of each item of an array, as `parsed`."""
+    return parsed(
+        operation, lambda: tuple(read(item) for item in parse_json_array(response.body, what="the list")[:MAX_ITEMS])
+    )
+
+
+async def traceless(work: Callable[[], Awaitable[ValueT]]) -> ValueT:
+    """Return what `work` returns; what it raises leaves without the frames that it passed.
+
+    For work with plain secrets, in a body to send or in an answer: the variables of those frames hold them.
+    """
+    try:
+        return await work()
+    except BaseException as exc:  # noqa: BLE001 - raised again, a cancellation too
+        raise exc.with_traceback(None) from None
+
+
+def register_unread(registry: Registry, name: str, secrets: Iterable[str | None]) -> None:
+    """Register secrets of an answer that no value of ours has, in case something else shows them.
+
+    One that cannot be registered is passed over: it is dropped with the answer.
+    """
+    for secret in islice((each for each in secrets if each and len(each) <= MAX_SECRET_CHARS), MAX_SECRETS):
+        with suppress(WeakSecretError):
+            registry.register(name, secret)

@@ -1,4 +1,4 @@
-"""The control plane: the life of sandboxes (wire contract 2.1 to 2.5); logs, metrics and templates hang below it."""
+"""The control plane: the life of sandboxes (wire contract 2.1 to 2.5); the rest of it hangs below."""
 
 from __future__ import annotations
 
@@ -10,10 +10,14 @@ from urllib.parse import urlsplit
 import anyio
 
 from sandbox_tools.client.answers import ask_about, parsed
+from sandbox_tools.client.builds import Builds
+from sandbox_tools.client.events import Events
 from sandbox_tools.client.observe import Observation
+from sandbox_tools.client.teams import Teams
 from sandbox_tools.client.templates import Templates
 from sandbox_tools.client.transport import Response, Transport
 from sandbox_tools.client.volumes import Volumes
+from sandbox_tools.client.webhooks import Webhooks
 from sandbox_tools.errors import (
     SandboxNotFoundError,
     SandboxProtocolError,
@@ -64,7 +68,11 @@ class ControlPlane:
     Attributes:
         observe: Logs, metrics, quotas.
         templates: What sandboxes are made from.
+        builds: How templates are made.
         volumes: Directories that outlive sandboxes.
+        events: What happened to sandboxes.
+        webhooks: Whom the service tells of events.
+        teams: Teams of the caller, and how much they use.
     """
 
     def __init__(self, base_url: str, api_key: Secret, registry: Registry) -> None:
@@ -73,7 +81,11 @@ class ControlPlane:
         self._registry = registry
         self.observe: Final = Observation(self._transport)
         self.templates: Final = Templates(self._transport)
+        self.builds: Final = Builds(self._transport, registry, loopback=self._loopback)
         self.volumes: Final = Volumes(self._transport)
+        self.events: Final = Events(self._transport)
+        self.webhooks: Final = Webhooks(self._transport, registry)
+        self.teams: Final = Teams(self._transport, registry)
 
     async def create(self, new: NewSandbox) -> tuple[SandboxInfo, RuntimeAccess]:
         """Create a sandbox and wait until it runs. Not retried: it may have happened (wire contract 1.3)."""

@@ -19,6 +19,7 @@ from sandbox_tools.local.entry import DEFAULT_TTL_S, Entry, rfc3339
 from sandbox_tools.local.isolation import report_to_json
 from sandbox_tools.local.paging import token_page
 from sandbox_tools.local.registry import Registry
+from sandbox_tools.local.unsupported import ROUTES, refusing
 from sandbox_tools.local.web import RequestError, json_response, read_body, read_json, same
 from sandbox_tools.wire.control import MAX_TTL_S, create_request_from_json, seconds_from_json, volume_mounts_to_json
 from sandbox_tools.wire.envelope import parse_json_object
@@ -74,6 +75,7 @@ class ControlPlane:
             ("POST", "/volumes", volumes.create),
             ("GET", "/volumes/{name}", volumes.detail),
             ("DELETE", "/volumes/{name}", volumes.delete),
+            *((method, path, refusing(what)) for what, routes in ROUTES.items() for method, path in routes),
         ]
         return [Route(prefix + path, self._with_key(handler), methods=[method]) for method, path, handler in table]
 

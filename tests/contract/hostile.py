@@ -17,11 +17,12 @@ Answer = Callable[["Request", anyio.abc.ByteStream], Awaitable[None]]
 
 @dataclass(frozen=True)
 class Request:
-    """What the client sent: the head as it was on the wire."""
+    """What the client sent: the head as it was on the wire, and what came of the body together with it."""
 
     method: str
     target: str
     head: bytes
+    begun: bytes = b""
 
     def header(self, name: str) -> str | None:
         for line in self.head.split(b"\r\n")[1:]:
@@ -146,6 +147,19 @@ def echo_headers(status: int) -> Answer:
     return answer
 
 
+def recording(bodies: list[bytes], answer: Answer) -> Answer:
+    """Keep the whole body of a request of known length, then answer."""
+
+    async def keep(request: Request, stream: anyio.abc.ByteStream) -> None:
+        body = bytearray(request.begun)
+        while len(body) < int(request.header("Content-Length") or 0):
+            body += await stream.receive()
+        bodies.append(bytes(body))
+        await answer(request, stream)
+
+    return keep
+
+
 def silence() -> Answer:
     """Take the request and never answer."""
 
@@ -163,4 +177,5 @@ async def _read_request(stream: anyio.abc.ByteStream) -> Request | None:
         except (anyio.EndOfStream, anyio.BrokenResourceError):
             return None
     method, target, _ = data.split(b"\r\n", 1)[0].decode().split(" ", 2)
-    return Request(method, target, data.split(b"\r\n\r\n", 1)[0])
+    head, _, begun = data.partition(b"\r\n\r\n")
+    return Request(method, target, head, begun)

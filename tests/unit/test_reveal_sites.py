@@ -10,8 +10,11 @@ import sandbox_tools
 ROOT = Path(sandbox_tools.__file__).parent
 
 ALLOWED = {
+    "client/builds.py": "logs a build in to a registry of images",
     "client/pinned.py": "puts the credential on the wire",
     "client/signing.py": "signs the URL of a file with it",
+    "client/upload.py": "uploads to the URL that it is",
+    "client/webhooks.py": "tells the service what to sign deliveries with",
     "injection.py": "registers it under the name that it gets",
     "environment.py": "gives a command, or a sandbox, the variables that its user meant for it",
     "redaction/registry.py": "forgets a retired value",

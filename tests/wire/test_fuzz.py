@@ -23,9 +23,11 @@ from hypothesis import strategies as st
 
 from sandbox_tools import wire
 from sandbox_tools.wire import (
+    builds,
     control,
     envelope,
     errors,
+    events,
     files,
     kernel,
     listing,
@@ -37,7 +39,9 @@ from sandbox_tools.wire import (
     process,
     process_calls,
     records,
+    teams,
     templates,
+    webhooks,
 )
 from sandbox_tools.wire.envelope import WireError
 
@@ -94,14 +98,42 @@ CREATE = {
 QUOTA = {"scope": "project", "resource": "sandbox", "metric": "concurrent", "used": 1, "limit": 2, "remaining": 1}
 LOG = {"timestamp": "2026-06-10T08:55:51Z", "level": "info", "message": "ready", "fields": {"source": "boot"}}
 TEMPLATE = {"templateID": "t", "names": ["a"], "cpuCount": 1, "public": True, "builds": [{"buildID": "b"}]}
+BUILD = {"buildID": "b", "status": "ready", "image": "i", "errorMessage": "x", "createdAt": "y", "cpuCount": 1}
+STATUS = {
+    "buildID": "b",
+    "templateID": "t",
+    "status": "error",
+    "logs": ["a"],
+    "reason": {"message": "x"},
+    "logEntries": [{"timestamp": "x", "level": "info", "step": "s", "message": "m"}],
+}
+EVENT = {"id": "e", "type": "t", "data": {"a": {"b": {"c": {"d": 1}}}, "n": 1.5}, "apiKey": "x", "list": [1]}
+WEBHOOK = {
+    "webhookID": "w",
+    "name": "n",
+    "url": "u",
+    "enabled": True,
+    "events": ["a"],
+    "signatureSecret": "s",
+    "retryPolicy": {"maxAttempts": 3, "delaySeconds": [1, 2], "deadLetterEnabled": True},
+}
+TEAM = {"teamID": "t", "name": "n", "apiKey": "k", "isDefault": True}
+TEAM_METRICS = {"timestamp": "x", "timestampUnix": 1, "concurrentSandboxes": 1, "sandboxStartRate": 0.5, "value": 2}
 PORT = {"port": 80, "address": "0.0.0.0", "pid": 4, "process_name": "x"}
 RUN = {"stdout": "a", "stderr": "b", "exit_code": 0, "duration_ms": 3, "error": "x"}
 LISTED = {"pid": 7, "config": {"cmd": "sh", "args": ["x"], "cwd": "/"}, "tag": "t", "cmdId": "c"}
 
 DECODERS: dict[str, tuple[Callable[[Any], object], Any]] = {
+    "builds.build_logs_from_json": (builds.build_logs_from_json, {"logs": STATUS["logEntries"]}),
+    "builds.context_from_json": (builds.context_from_json, {"present": False, "url": "u", "maxContextBytes": 5}),
+    "builds.progress_from_json": (builds.progress_from_json, STATUS),
+    "builds.upload_url_from_json": (builds.upload_url_from_json, {"present": False, "url": "u"}),
     "control.create_request_from_json": (control.create_request_from_json, CREATE),
     "control.environment_from_json": (lambda m: control.environment_from_json(m, "envs"), {"envs": {"A": "1"}}),
     "control.seconds_from_json": (lambda m: control.seconds_from_json(m, "timeout", maximum=9), {"timeout": 5}),
+    "events.delivery_from_json": (events.delivery_from_json, {**EVENT, "webhookID": "w", "eventID": "e"}),
+    "events.event_from_json": (events.event_from_json, EVENT),
+    "events.facts_from_json": (events.facts_from_json, EVENT),
     "files.batch_sizes_from_json": (files.batch_sizes_from_json, {"files": [{"path": "/a", "bytes_written": 1}]}),
     "files.content_from_json": (files.content_from_json, {"type": "image", "mime_type": "image/png", "data": "YQ=="}),
     "files.entries_of_answer": (files.entries_of_answer, {"entries": [ENTRY]}),
@@ -142,8 +174,17 @@ DECODERS: dict[str, tuple[Callable[[Any], object], Any]] = {
     "records.sandbox_from_json": (records.sandbox_from_json, RECORD),
     "records.sandboxes_from_json": (records.sandboxes_from_json, [RECORD]),
     "records.volume_from_json": (records.volume_from_json, {"volumeID": "v1", "name": "data"}),
+    "teams.api_key_from_json": (teams.api_key_from_json, TEAM),
+    "teams.team_from_json": (teams.team_from_json, TEAM),
+    "teams.team_metrics_from_json": (teams.team_metrics_from_json, TEAM_METRICS),
+    "teams.team_peak_from_json": (teams.team_peak_from_json, TEAM_METRICS),
+    "templates.created_template_from_json": (templates.created_template_from_json, {**TEMPLATE, "buildID": "b"}),
+    "templates.tag_from_json": (templates.tag_from_json, {"tag": "v1", "buildID": "b", "createdAt": "x"}),
+    "templates.template_build_from_json": (templates.template_build_from_json, BUILD),
     "templates.template_from_json": (templates.template_from_json, TEMPLATE),
     "templates.template_id_from_json": (templates.template_id_from_json, TEMPLATE),
+    "webhooks.signature_secret_from_json": (webhooks.signature_secret_from_json, WEBHOOK),
+    "webhooks.webhook_from_json": (webhooks.webhook_from_json, WEBHOOK),
     # Whatever these are given, they have an answer or a WireError; the message is sent as JSON.
     "envelope.parse_json_object": (lambda m: envelope.parse_json_object(_json(m), what="it"), RECORD),
     "envelope.parse_json_array": (lambda m: envelope.parse_json_array(_json(m), what="it"), [RECORD]),
@@ -341,3 +382,31 @@ def test_a_selector_and_its_input_survive_the_wire(selector: Any, data: bytes, p
     message = json.loads(json.dumps(message))
     assert process_calls.selector_from_json(message) == selector
     assert process_calls.input_from_json(message, pty=pty) == data
+
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4) | names, inner, max_size=8),
+    max_leaves=30,
+)
+
+
+@given(st.dictionaries(names | st.sampled_from(["api_key", "Set-Cookie", "access-Token", "x.y", "password"]), values))
+def test_the_facts_of_an_event_are_few_plain_and_no_secrets(message: dict[str, Any]) -> None:
+    facts = events.facts_from_json(message)
+    assert len(facts) <= events.MAX_FACTS
+    assert json.loads(json.dumps(facts, allow_nan=False)) == facts
+    assert not {"api_key", "Set-Cookie", "access-Token", "password"} & facts.keys()
+    assert {name: value for name, value in message.items() if name in facts} == {
+        name: value for name, value in facts.items() if "." not in name
+    }
+
+
+def test_facts_have_limits() -> None:
+    many = {f"n{number}": number for number in range(1000)}
+    assert len(events.facts_from_json(many)) == events.MAX_FACTS
+    deep = {"a": {"b": {"c": {"d": 1, "e": {"f": 2}}}}}
+    assert events.facts_from_json(deep) == {"a.b.c.d": 1}
+    long = {"kept": "x" * events.MAX_FACT_CHARS, "left_out": "x" * (events.MAX_FACT_CHARS + 1)}
+    assert events.facts_from_json(long).keys() == {"kept"}
+    assert events.facts_from_json({"n" * 65: 1, "a b": 1, "huge": 10**30, "nan": math.nan}) == {}
