@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 import anyio
 
-from sandbox_tools.client.answers import ask_about, parsed
+from sandbox_tools.client.answers import ask_about, parsed, traceless
 from sandbox_tools.client.builds import Builds
 from sandbox_tools.client.events import Events
 from sandbox_tools.client.observe import Observation
@@ -89,6 +89,9 @@ class ControlPlane:
 
     async def create(self, new: NewSandbox) -> tuple[SandboxInfo, RuntimeAccess]:
         """Create a sandbox and wait until it runs. Not retried: it may have happened (wire contract 1.3)."""
+        return await traceless(lambda: self._create(new))
+
+    async def _create(self, new: NewSandbox) -> tuple[SandboxInfo, RuntimeAccess]:
         operation = "create a sandbox"
         response = await self._transport.request(
             "POST", "/sandboxes", operation=operation, body=create_request_json(new), timeout_s=CREATE_TIMEOUT_S
@@ -98,6 +101,9 @@ class ControlPlane:
 
     async def get(self, sandbox_id: str) -> SandboxInfo:
         """Return what the control plane knows about a sandbox (wire contract 2.4)."""
+        return await traceless(lambda: self._get(sandbox_id))
+
+    async def _get(self, sandbox_id: str) -> SandboxInfo:
         operation = "look a sandbox up"
         response = await ask_about(self._transport, "GET", sandbox_id, operation=operation)
         return self._record(response, operation)[0]
@@ -153,6 +159,9 @@ class ControlPlane:
         Args:
             ttl_s: 0 keeps its time to live; more resets it from now, in seconds (wire contract 2.5).
         """
+        return await traceless(lambda: self._connect(sandbox_id, ttl_s))
+
+    async def _connect(self, sandbox_id: str, ttl_s: int) -> tuple[SandboxInfo, RuntimeAccess]:
         operation = "connect to a sandbox"
         response: Response | None = None
         try:

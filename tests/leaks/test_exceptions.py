@@ -19,7 +19,7 @@ from anyio.streams.tls import TLSListener
 from sandbox_tools import BlockingToolset, Toolset
 from sandbox_tools.errors import SandboxProtocolError, SandboxToolsError, SandboxUnreachableError
 from sandbox_tools.sandboxes.source import BASE_URL_VARIABLES
-from tests.contract.hostile import endless, hostile_server, http, silence
+from tests.contract.hostile import endless, hostile_server, http, json_answer, silence
 from tests.contract.test_hostile_server import (
     NONSENSE,
     OPERATIONS,
@@ -58,7 +58,7 @@ async def test_no_token_can_be_reached_from_an_error(token: str, name: str) -> N
 
 
 READ = ("a token for an id", "JSON cut off", "wrong types", "not JSON", "error at the end of a stream", "body cut off")
-"""Answers whose status is 200: what is read of one before it turns out to be broken is in a variable of a frame."""
+"""Answers whose status is 200: what a sandbox said before it turns out to be broken is in a variable of a frame."""
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -70,7 +70,7 @@ async def test_no_token_can_be_reached_from_an_error_about_a_service_that_echoes
         async with echo_service() as service:
             service.fault, service.faulty = fault, faulty
             urls = service.base_url, f"{service.base_url}/rt"
-            is_read = fault in READ
+            is_read = fault in READ and faulty == "runtime"
             for operation in operations:
                 error = await error_at(*urls, service.api_key, service.token, operation)
                 if error is not None:
@@ -81,6 +81,18 @@ async def test_no_token_can_be_reached_from_an_error_about_a_service_that_echoes
         assert service.seen >= len(operations)
     assert found == []
     assert len(raised_by) >= 3
+
+
+@pytest.mark.parametrize("record", [{"envdUrl": "https://evil.example/x"}, {"envdUrl": None}, {"sandboxID": 5}])
+async def test_no_new_token_can_be_reached_from_an_error_about_the_answer_that_has_it(
+    token: str, record: dict[str, Any]
+) -> None:
+    answer = json_answer({"sandboxID": "s", "envdAccessToken": token, "envdUrl": "http://127.0.0.1:1/x", **record}, 201)
+    async with hostile_server(answer) as server:
+        own = secrets.token_hex(20)
+        error = await error_at(server.base_url, server.base_url, own, own, "create")
+    assert error is not None
+    assert paths_to(token, error) == []
 
 
 @asynccontextmanager
