@@ -48,10 +48,19 @@ class Templates:
         response = await self._transport.request("GET", "/templates", operation=operation, params=params)
         return listed(operation, response, template_from_json)
 
-    async def get(self, template_id: str) -> Template:
-        """Return a template with its latest builds."""
+    async def get(self, template_id: str, *, limit: int | None = None, next_token: str | None = None) -> Template:
+        """Return a template with its latest builds.
+
+        Args:
+            limit: Builds, 0..100; None: the service's default.
+            next_token: For builds before those. Where an answer has it, the contract does not say; `Builds.list` has
+                all builds.
+        """
         operation = "look a template up"
-        response = await self._transport.request("GET", _path(template_id), operation=operation)
+        params = ({} if limit is None else {"limit": checked_limit(limit)}) | (
+            {"nextToken": next_token} if next_token else {}
+        )
+        response = await self._transport.request("GET", _path(template_id), operation=operation, params=params)
         return parsed(operation, lambda: template_from_json(response.json_object("a template")))
 
     async def resolve(self, ref: str) -> str:

@@ -14,7 +14,7 @@ from urllib.parse import unquote, urlsplit
 import anyio
 
 from sandbox_tools.client.transport import Transport
-from sandbox_tools.errors import SandboxProtocolError, SandboxRequestError, SandboxResponseError
+from sandbox_tools.errors import SandboxResponseError
 from sandbox_tools.redaction import Secret
 from sandbox_tools.redaction.secret import reveal
 
@@ -75,14 +75,11 @@ async def put_archive(
 async def _put(
     transport: Transport, target: str, content: AsyncIterator[bytes], headers: dict[str, str], operation: str
 ) -> None:
-    failure: SandboxRequestError
+    failure: SandboxResponseError
     try:
         stream = await transport.stream("PUT", target, operation=operation, content=content, headers=headers)
         with anyio.CancelScope(shield=True):
-            await stream.aclose()
-        if stream.status >= 200:
-            return
-        failure = SandboxProtocolError(operation, "it switches protocols", maybe_done=True)
+            return await stream.aclose()
     except SandboxResponseError as exc:
         failure = SandboxResponseError(operation, kind=exc.kind, status=exc.status, maybe_done=exc.maybe_done)
     raise failure

@@ -26,7 +26,8 @@ class Opaque:
 class Secret(Opaque):
     """An opaque handle for a registered value.
 
-    Made by `Registry.register`, and by `client/signing.py` for a URL of which the part that matters is registered.
+    Made by `Registry.register`, and by `client/signing.py` and
+    `client/builds.py` for a URL of which the part that matters is registered.
 
     The value is not an attribute, so `repr`, `str`, `format`, `vars`, `json`, `asdict` and a traceback with local
     variables show the name at most, and pickling is refused. A copy is the handle itself. Two handles are equal only

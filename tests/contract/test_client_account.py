@@ -6,56 +6,51 @@ wire contract (2.10, 2.11).
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any
 
 import anyio
 import pytest
 
-from sandbox_tools.client.builds import AwsLogin, GcpLogin, RegistryLogin
 from sandbox_tools.client.control import ControlPlane
-from sandbox_tools.client.upload import is_acceptable
 from sandbox_tools.errors import (
-    SandboxProtocolError,
     SandboxRequestError,
-    SandboxResponseError,
     SandboxTimeoutError,
     SandboxUnreachableError,
-    WeakSecretError,
 )
-from sandbox_tools.redaction import Redactor, Registry, Secret
 from sandbox_tools.wire.builds import BuildLogEntry, BuildProgress, BuildStep, NewBuild
 from sandbox_tools.wire.control import VolumeMount
 from sandbox_tools.wire.events import Delivery, SandboxEvent
 from sandbox_tools.wire.teams import Team, TeamMetrics, TeamPeak
-from sandbox_tools.wire.templates import CreatedTemplate, NewTemplate, TemplateTag
+from sandbox_tools.wire.templates import CreatedTemplate, NewTemplate, Template, TemplateBuild, TemplateTag
 from sandbox_tools.wire.webhooks import RetryPolicy, Webhook, WebhookSettings
 from tests.contract.hostile import (
     Answer,
-    HostileServer,
-    Request,
-    hostile_server,
     http,
     json_answer,
-    raw,
-    recording,
     reset,
     silence,
 )
+from tests.contract.scripted import Scripted, scripted
+from tests.contract.test_hostile_server import BODIES, MUST_FAIL, NONSENSE
 from tests.leaks.graphs import paths_to
 from tests.local.service import LocalServer
 
 HASH = "0123456789abcdef" * 4
 TIMES = {"createdAt": "2026-01-01T00:00:00Z", "updatedAt": "2026-01-01T00:01:00Z", "finishedAt": "2026-01-01T00:01:00Z"}
 TEMPLATE = {"templateID": "tpl-base-0a1b", "buildID": "build-2", "buildStatus": "ready", "names": ["base"]}
-BUILD = {"buildID": "build-2", "templateID": "tpl-1", "status": "error", "image": "i", "errorMessage": "no", **TIMES}
+BUILD = {
+    "buildID": "build-2",
+    "templateID": "tpl-1",
+    "status": "error",
+    "image": "i",
+    "errorMessage": "no",
+    "cpuCount": 2,
+    **TIMES,
+}
 ENTRY = {"timestamp": "2026-01-01T00:00:01Z", "level": "info", "step": "RUN", "message": "made"}
 HOOK = {"webhookID": "wh-1", "name": "n", "url": "https://x.example/h?t=1", "enabled": False, "events": ["a"]}
 METRICS = {"timestamp": "2026-01-01T00:00:00Z", "timestampUnix": 1767225600}
@@ -65,37 +60,6 @@ METRICS = {"timestamp": "2026-01-01T00:00:00Z", "timestampUnix": 1767225600}
 def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sandbox_tools.client.retry.FIRST_PAUSE_S", 0.0)
     monkeypatch.setattr("sandbox_tools.client.builds._POLL_S", 0.001)
-
-
-@dataclass
-class Scripted:
-    """A control plane that answers as told, and its client."""
-
-    server: HostileServer
-    control: ControlPlane
-    registry: Registry
-    bodies: list[bytes]
-    key: str
-
-    def secret(self, name: str) -> tuple[Secret, str]:
-        value = secrets.token_urlsafe(24)
-        return self.registry.register(name, value), value
-
-    def redacted(self, text: str) -> str:
-        return Redactor(self.registry).text(text)
-
-
-@asynccontextmanager
-async def scripted(*answers: Answer) -> AsyncIterator[Scripted]:
-    bodies: list[bytes] = []
-    registry = Registry()
-    key = secrets.token_urlsafe(32)
-    async with hostile_server(*[recording(bodies, answer) for answer in answers]) as server:
-        control = ControlPlane(server.base_url, registry.register("SEACLOUD_API_KEY", key), registry)
-        try:
-            yield Scripted(server, control, registry, bodies, key)
-        finally:
-            await control.aclose()
 
 
 @dataclass(frozen=True)
@@ -144,7 +108,25 @@ HOOK_VALUE = Webhook(
     webhook_id="wh-1", settings=WebhookSettings(name="n", url="https://x.example/h?t=1", enabled=False, events=("a",))
 )
 
+BUILD_VALUE = TemplateBuild(
+    build_id="build-2",
+    template_id="tpl-1",
+    status="error",
+    image="i",
+    error_message="no",
+    created_at="2026-01-01T00:00:00Z",
+    updated_at="2026-01-01T00:01:00Z",
+    finished_at="2026-01-01T00:01:00Z",
+    cpu_count=2,
+)
+
 ROWS: dict[str, Row] = {
+    "templates.get": Row(
+        lambda c: c.templates.get("t/1", limit=0, next_token="a b"),
+        "GET /templates/t%2F1?limit=0&nextToken=a+b",
+        answer=TEMPLATE,
+        result=Template(template_id="tpl-base-0a1b", build_id="build-2", build_status="ready", names=("base",)),
+    ),
     "templates.create": Row(
         lambda c: c.templates.create(NEW_TEMPLATE),
         "POST /templates",
@@ -188,6 +170,7 @@ ROWS: dict[str, Row] = {
         {"buildID": "build-2"},
         200,
         TEMPLATE,
+        Template(template_id="tpl-base-0a1b", build_id="build-2", build_status="ready", names=("base",)),
     ),
     "templates.tags": Row(
         lambda c: c.templates.tags("t1"),
@@ -233,9 +216,17 @@ ROWS: dict[str, Row] = {
     ),
     "builds.start, again": Row(lambda c: c.builds.start("t1", "b"), "POST /templates/t1/builds/b", status=202),
     "builds.list": Row(
-        lambda c: c.builds.list("t1"), "GET /templates/t1/builds", answer={"builds": [], "total": 0}, result=()
+        lambda c: c.builds.list("t1"),
+        "GET /templates/t1/builds",
+        answer={"builds": [BUILD, {"status": None}, 7], "total": 2},
+        result=(BUILD_VALUE, TemplateBuild(build_id="", status="")),
     ),
-    "builds.get": Row(lambda c: c.builds.get("t1", "build-2"), "GET /templates/t1/builds/build-2", answer=BUILD),
+    "builds.get": Row(
+        lambda c: c.builds.get("t1", "build-2"),
+        "GET /templates/t1/builds/build-2",
+        answer=BUILD,
+        result=BUILD_VALUE,
+    ),
     "builds.status": Row(
         lambda c: c.builds.status("t1", "b", logs_offset=7, limit=5, level="warn"),
         "GET /templates/t1/builds/b/status?logsOffset=7&limit=5&level=warn",
@@ -409,6 +400,7 @@ REFUSED: dict[str, Callable[[ControlPlane], Awaitable[object]]] = {
     "a hash with capitals": lambda c: c.builds.has_context("t1", "A" * 64),
     "a hash that is too short": lambda c: c.builds.has_context("t1", "a" * 63),
     "a limit of templates": lambda c: c.templates.list(limit=101),
+    "a limit of builds": lambda c: c.templates.get("t1", limit=101),
     "a limit of the log of a status": lambda c: c.builds.status("t1", "b", limit=-1),
     "a limit of a log": lambda c: c.builds.logs("t1", "b", limit=101),
     "an offset of events": lambda c: c.events.list(offset=-1),
@@ -416,6 +408,69 @@ REFUSED: dict[str, Callable[[ControlPlane], Awaitable[object]]] = {
     "no tags": lambda c: c.templates.tag("mine:v1", []),
     "a text for tags": lambda c: c.templates.untag("mine", "v1"),
 }
+
+
+def of_each_kind(service: Scripted) -> list[Callable[[], Awaitable[object]]]:
+    control = service.control
+    return [
+        lambda: control.templates.create(NEW_TEMPLATE),
+        lambda: control.templates.tags("t1"),
+        lambda: control.builds.status("t1", "b"),
+        lambda: control.builds.list("t1"),
+        lambda: control.builds.has_context("t1", HASH),
+        control.events.list,
+        lambda: control.webhooks.update("w", SETTINGS),
+        control.webhooks.deliveries,
+        control.teams.list,
+        lambda: control.teams.peak("team-1", "sandbox_start_rate"),
+    ]
+
+
+async def errors_of_each_kind(answer: Answer) -> AsyncIterator[SandboxRequestError | None]:
+    async with scripted(answer) as service:
+        for call in of_each_kind(service):
+            error: SandboxRequestError | None = None
+            with anyio.fail_after(10):
+                try:
+                    await call()
+                except SandboxRequestError as exc:
+                    error = exc
+            assert error is None or paths_to(service.key, error) == []
+            yield error
+
+
+@pytest.mark.parametrize("name", NONSENSE)
+async def test_an_answer_that_makes_no_sense_is_a_typed_error_without_the_key(name: str) -> None:
+    async for error in errors_of_each_kind(NONSENSE[name]):
+        assert error is not None
+        assert (error.__context__, error.__cause__) == (None, None)
+
+
+@pytest.mark.parametrize("name", BODIES)
+async def test_a_body_that_makes_no_sense_raises_no_error_but_ours(name: str) -> None:
+    errors = [error async for error in errors_of_each_kind(http(200, BODIES[name]))]
+    if name in MUST_FAIL:
+        assert None not in errors
+
+
+async def test_of_a_list_without_end_the_first_thousand_are_kept() -> None:
+    many = json.dumps([{"tag": "v"}] * 5000), json.dumps({"builds": [{}] * 5000})
+    async with scripted(*[http(200, body.encode()) for body in many]) as service:
+        assert len(await service.control.templates.tags("t1")) == 1000
+        assert len(await service.control.builds.list("t1")) == 1000
+
+
+async def test_of_an_answer_few_secrets_and_no_long_ones_are_registered() -> None:
+    long, *keys = [secrets.token_urlsafe(count) for count in (300, *[24] * 40)]
+    items = [{"teamID": "t", "apiKey": key} for key in (long, *keys)]
+    async with scripted(json_answer(items)) as service:
+        assert len(await service.control.teams.list()) == 41
+        assert [service.redacted(key) == key for key in (long, keys[0], keys[15], keys[16])] == [
+            True,
+            False,
+            False,
+            True,
+        ]
 
 
 @pytest.mark.parametrize("name", REFUSED)
@@ -469,316 +524,10 @@ async def test_a_build_that_is_never_over_is_waited_for_until_the_deadline(answe
 def test_the_local_service_says_that_it_has_none_of_it(local_server: LocalServer) -> None:
     with local_server.client() as client:
         for root in ("", "/api/v1/sandbox"):
-            for row in ROWS.values():
+            for row in [row for name, row in ROWS.items() if name != "templates.get"]:
                 method, _, target = row.sent.partition(" ")
                 answer = client.request(method, root + target.replace("%2F", "-"), json=row.body)
                 body = answer.json()
                 assert (answer.status_code, body["code"], bool(body["requestID"])) == (404, 404, True), row.sent
                 assert re.fullmatch(r"not supported locally: [a-z ]+ \(SeaCloud only\)", body["message"]), row.sent
         assert client.get("/teams", headers={"X-API-Key": "wrong"}).status_code == 401
-
-
-# --- secrets ---------------------------------------------------------------------------------------------------------
-
-
-async def test_what_logs_in_to_a_registry_is_sent_and_redacted_and_in_no_repr() -> None:
-    async with scripted(json_answer({}, 202)) as service:
-        (one, a), (two, b), (three, c), (four, d) = map(service.secret, ["ONE", "TWO", "THREE", "FOUR"])
-        logins: list[tuple[Any, dict[str, str]]] = [
-            (RegistryLogin(username="u", password=one), {"type": "registry", "username": "u", "password": a}),
-            (
-                AwsLogin(access_key_id=two, secret_access_key=three, region="r"),
-                {"type": "aws", "awsAccessKeyId": b, "awsSecretAccessKey": c, "awsRegion": "r"},
-            ),
-            (GcpLogin(service_account_json=four), {"type": "gcp", "serviceAccountJson": d}),
-        ]
-        for login, sent in logins:
-            await service.control.builds.start("t1", "b", login=login)
-            assert json.loads(service.bodies[-1]) == {"fromImageRegistry": sent}
-            assert service.redacted(repr(login)) == repr(login)
-
-
-async def test_a_secret_of_another_registry_is_registered_before_it_is_sent() -> None:
-    value = secrets.token_urlsafe(24)
-    foreign = Registry().register("PASSWORD", value)
-    async with scripted(http(500), http(500)) as service:
-        with pytest.raises(SandboxResponseError):
-            await service.control.builds.start("t1", "b", login=RegistryLogin(username="u", password=foreign))
-        assert service.redacted(f"<{value}>") == "<[REDACTED:PASSWORD]>"
-
-
-async def test_a_secret_that_cannot_be_redacted_is_not_sent() -> None:
-    weak = Secret("PASSWORD", "12345678")
-    async with scripted(json_answer({})) as service:
-        for call in (
-            service.control.builds.start("t1", "b", login=RegistryLogin(username="u", password=weak)),
-            service.control.webhooks.create(SETTINGS, signature_secret=weak),
-        ):
-            with pytest.raises(WeakSecretError):
-                await call
-        assert service.server.requests == []
-
-
-async def test_the_secret_of_a_webhook_is_sent_and_never_returned() -> None:
-    async with scripted(*[json_answer(HOOK | {"signatureSecret": "s" + "0123456789abcdef" * 2})] * 3) as service:
-        secret, value = service.secret("HOOK_SECRET")
-        made = await service.control.webhooks.create(SETTINGS, signature_secret=secret)
-        await service.control.webhooks.update("wh-1", WebhookSettings(), signature_secret=secret)
-        assert [json.loads(body)["signatureSecret"] for body in service.bodies] == [value, value]
-        got = await service.control.webhooks.get("wh-1")
-        assert "0123456789abcdef" not in repr((made, got))
-        assert "x.example" not in repr((made, got))
-        assert service.redacted("s" + "0123456789abcdef" * 2) == "[REDACTED:WEBHOOK_SECRET]"
-
-
-async def test_the_api_key_of_a_team_is_redacted_and_no_part_of_the_result() -> None:
-    keys = [f"key-{secrets.token_urlsafe(24)}" for _ in range(3)]
-    items = [{"teamID": f"team-{key[4:8]}", "apiKey": key} for key in keys]
-    strange = [{"teamID": "t", "apiKey": odd} for odd in ("***", None, 7, "k" * 9000)]
-    async with scripted(json_answer([*items, *strange])) as service:
-        teams = await service.control.teams.list()
-        assert len(teams) == 7
-        for key in keys:
-            assert key not in repr(teams)
-            assert service.redacted(key) == "[REDACTED:TEAM_API_KEY]"
-        assert service.redacted("***") == "***"
-
-
-SECRET_CALLS: dict[str, Callable[[Scripted, Secret], Awaitable[object]]] = {
-    "builds.start": lambda s, secret: s.control.builds.start(
-        "t1", "b", login=RegistryLogin(username="u", password=secret)
-    ),
-    "webhooks.create": lambda s, secret: s.control.webhooks.create(SETTINGS, signature_secret=secret),
-    "webhooks.update": lambda s, secret: s.control.webhooks.update("w", SETTINGS, signature_secret=secret),
-}
-
-
-@pytest.mark.parametrize("answer", [http(500), reset(), http(200, b"no JSON"), raw(b"\0"), http(302)])
-@pytest.mark.parametrize("name", SECRET_CALLS)
-async def test_no_secret_that_was_sent_can_be_reached_from_an_error(name: str, answer: Answer) -> None:
-    error: SandboxRequestError | None = None
-    async with scripted(answer) as service:
-        secret, value = service.secret("A_SECRET")
-        try:
-            await SECRET_CALLS[name](service, secret)
-        except SandboxRequestError as exc:
-            error = exc
-        assert value in service.bodies[0].decode()
-    assert error or name == "builds.start"  # whose good answer says nothing
-    if error:
-        assert paths_to(value, error) == []
-        assert error.__context__ is None
-
-
-@pytest.mark.parametrize("name", ["list", "get", "teams"])
-async def test_no_secret_that_was_answered_can_be_reached_from_an_error(name: str) -> None:
-    value = secrets.token_urlsafe(24)
-    broken = {"signatureSecret": value, "apiKey": value}
-    async with scripted(json_answer(broken if name == "get" else [broken])) as service:
-        call = {
-            "list": service.control.webhooks.list,
-            "get": lambda: service.control.webhooks.get("w"),
-            "teams": service.control.teams.list,
-        }[name]
-        with pytest.raises(SandboxProtocolError) as caught:
-            await call()
-        assert paths_to(value, caught.value) == []
-        assert service.redacted(value).startswith("[REDACTED:")
-
-
-# --- uploads ---------------------------------------------------------------------------------------------------------
-
-
-def archive(tmp_path: Path, size: int = 600_000) -> tuple[Path, bytes]:
-    data = secrets.token_bytes(size)
-    path = tmp_path / "context.tar.gz"
-    path.write_bytes(data)
-    return path, data
-
-
-def signed(store: HostileServer | str) -> tuple[str, str]:
-    """Return a presigned URL of a store, and its signature."""
-    signature = secrets.token_hex(32)
-    base = store if isinstance(store, str) else store.base_url
-    return f"{base}/bucket/a%20b?X-Goog-Date=20260101T000000Z&X-Goog-Signature={signature}&z=%2F", signature
-
-
-@asynccontextmanager
-async def store(*answers: Answer) -> AsyncIterator[tuple[HostileServer, list[bytes]]]:
-    bodies: list[bytes] = []
-    async with hostile_server(*[recording(bodies, answer) for answer in answers]) as server:
-        yield server, bodies
-
-
-async def test_a_context_is_uploaded_to_another_host_without_the_api_key(tmp_path: Path) -> None:
-    path, data = archive(tmp_path)
-    async with store(http(200)) as (bucket, stored):
-        url, signature = signed(bucket)
-        answer = json_answer({"present": False, "url": url, "maxContextBytes": 1_000_000})
-        async with scripted(answer) as service:
-            files_hash = await service.control.builds.upload_context("t1", path)
-            assert files_hash == hashlib.sha256(data).hexdigest()
-            assert [request.target for request in service.server.requests] == [f"/templates/t1/files/{files_hash}"]
-            [put] = bucket.requests
-            assert (put.method, f"{bucket.base_url}{put.target}") == ("PUT", url)
-            assert put.header("Content-Type") == "application/x-tar"
-            assert put.header("x-goog-content-length-range") == "0,1000000"
-            assert (put.header("Content-Length"), put.header("Transfer-Encoding")) == (str(len(data)), None)
-            assert stored == [data]
-            for name in ("X-API-Key", "Authorization", "Cookie", "X-Access-Token"):
-                assert put.header(name) is None
-            assert service.key.encode() not in put.head
-            assert service.redacted(signature) == "[REDACTED:UPLOAD_URL]"
-
-
-async def test_a_context_without_a_limit_is_sent_without_one(tmp_path: Path) -> None:
-    path, data = archive(tmp_path, 10)
-    async with store(http(204)) as (bucket, stored):
-        url = signed(bucket)[0]
-        async with scripted(json_answer({"present": False, "url": url, "maxContextBytes": None})) as service:
-            await service.control.builds.upload_context("t1", str(path))
-        assert bucket.requests[0].header("x-goog-content-length-range") is None
-        assert stored == [data]
-
-
-async def test_a_context_that_is_there_or_too_large_is_not_sent(tmp_path: Path) -> None:
-    path, data = archive(tmp_path, 1001)
-    async with store(http(200)) as (bucket, _):
-        url, signature = signed(bucket)
-        answers = [
-            json_answer({"present": True, "url": url}),
-            json_answer({"present": False, "url": url, "maxContextBytes": 1000}),
-        ]
-        async with scripted(*answers) as service:
-            assert await service.control.builds.upload_context("t1", path) == hashlib.sha256(data).hexdigest()
-            with pytest.raises(ValueError, match=r"1,001 bytes; the service takes 1,000") as caught:
-                await service.control.builds.upload_context("t1", path)
-            assert paths_to(signature, caught.value) == []
-        assert bucket.requests == []
-
-
-@pytest.mark.parametrize(
-    "url",
-    [
-        None,
-        "",
-        "http://store.example/x?sig={}",
-        "https://user:pass@store.example/x?sig={}",
-        "ftp://127.0.0.1/x?sig={}",
-        "https://[bad/x?sig={}",
-        "https://store.example:99999/x?sig={}",
-        "https://store.example/x?sig={}#part",
-        "https://store.example/x?sig={}\r\nX-Evil: 1",
-        "https:///x?sig={}",
-        "/x?sig={}",
-        "http://127.0.0.1.example/x?sig={}",
-        "file:///etc/passwd?sig={}",
-    ],
-)
-async def test_a_url_that_is_not_safe_is_not_uploaded_to(tmp_path: Path, url: str | None) -> None:
-    path, _ = archive(tmp_path, 10)
-    signature = secrets.token_hex(32)
-    answer = json_answer({"present": False, "url": url and url.format(signature)})
-    async with scripted(answer) as service:
-        with pytest.raises(SandboxProtocolError, match="no URL that may be uploaded to") as caught:
-            await service.control.builds.upload_context("t1", path)
-        assert paths_to(signature, caught.value) == []
-
-
-def test_a_service_elsewhere_may_not_name_a_server_on_this_machine() -> None:
-    assert is_acceptable("http://127.0.0.1:80/x?s=1", loopback=True)
-    assert not is_acceptable("http://127.0.0.1:80/x?s=1", loopback=False)
-    assert is_acceptable("https://store.example/x?s=1", loopback=False)
-
-
-STORES: dict[str, Answer] = {
-    "refuses": http(403),
-    "redirects": http(307, b"", "Location: http://127.0.0.1:1/elsewhere"),
-    "breaks off": reset(),
-    "speaks no HTTP": raw(b"\0\r\n\r\n"),
-    "switches protocols": http(101, b"", "Upgrade: x"),
-    "compresses": http(200, b"x", "Content-Encoding: gzip"),
-}
-
-
-def echoing(status: int) -> Answer:
-    """A store that puts the URL wherever an error has a place for a text."""
-
-    async def answer(request: Request, stream: anyio.abc.ByteStream) -> None:
-        signature = request.target.partition("Signature=")[2].partition("&")[0]
-        details = {"reason": "usage_limit", "scope": signature, "usageEndpoint": f"/{signature}"}
-        body = {"error": request.target, "message": request.target, "requestID": signature, "details": details}
-        await http(status, json.dumps(body).encode(), f"Retry-After: {signature}")(request, stream)
-
-    return answer
-
-
-@pytest.mark.parametrize("name", [*STORES, "echoes", "echoes a limit", "is not there"])
-async def test_an_upload_that_fails_says_so_without_the_url(tmp_path: Path, name: str) -> None:
-    path, data = archive(tmp_path, 100)
-    answer = STORES.get(name) or echoing(400 if name == "echoes" else 429)
-    async with hostile_server(silence()) as gone:
-        nowhere = gone.base_url
-    async with store(answer) as (bucket, _):
-        url, signature = signed(nowhere if name == "is not there" else bucket)
-        async with scripted(json_answer({"present": False, "url": url})) as service:
-            with pytest.raises(SandboxRequestError) as caught, anyio.fail_after(10):
-                await service.control.builds.upload_context("t1", path)
-        assert len(bucket.requests) == (0 if name == "is not there" else 1)
-    error = caught.value
-    assert paths_to(signature, error) == []
-    assert "/bucket" not in str(error)
-    assert f"upload build context {hashlib.sha256(data).hexdigest()[:12]}" in str(error)
-    assert (error.__context__, error.__cause__) == (None, None)
-
-
-async def test_the_url_of_an_upload_cannot_be_reached_from_its_cancellation(tmp_path: Path) -> None:
-    path, _ = archive(tmp_path, 100)
-    async with store(silence()) as (bucket, stored):
-        url, signature = signed(bucket)
-        async with scripted(json_answer({"present": False, "url": url})) as service:
-            ended: list[BaseException] = []
-
-            async def upload() -> None:
-                try:
-                    await service.control.builds.upload_context("t1", path)
-                except BaseException as exc:
-                    ended.append(exc)
-                    raise
-
-            with anyio.fail_after(10):
-                async with anyio.create_task_group() as tasks:
-                    tasks.start_soon(upload)
-                    while not stored:
-                        await anyio.sleep(0.001)
-                    tasks.cancel_scope.cancel()
-    assert paths_to(signature, ended[0]) == []
-
-
-async def test_a_url_without_anything_to_redact_is_not_uploaded_to(tmp_path: Path) -> None:
-    path, _ = archive(tmp_path, 100)
-    async with (
-        store(http(200)) as (bucket, _),
-        scripted(json_answer({"present": False, "url": f"{bucket.base_url}/a?b=c"})) as service,
-    ):
-        with pytest.raises(WeakSecretError):
-            await service.control.builds.upload_context("t1", path)
-        assert bucket.requests == []
-
-
-async def test_many_uploads_leave_room_for_other_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sandbox_tools.redaction.registry.MAX_LIVE", 3)
-    async with store(http(200)) as (bucket, _):
-        answers = [json_answer({"present": True, "url": signed(bucket)[0]}) for _ in range(6)]
-        async with scripted(*answers) as service:
-            for _ in answers:
-                await service.control.builds.has_context("t1", HASH)
-            service.secret("ONE_MORE")
-
-
-async def test_a_service_cannot_have_a_secret_forgotten_by_naming_it_in_a_url() -> None:
-    async with scripted(silence()) as service:
-        service.server.answers[:] = [json_answer({"present": True, "url": f"https://s.example/x?sig={service.key}"})]
-        await service.control.builds.has_context("t1", HASH)
-        assert service.registry.register("OTHER", service.key).name == "SEACLOUD_API_KEY"
-        assert len(service.registry._retired) == 0
