@@ -15,6 +15,7 @@ from anyio.from_thread import BlockingPortal, start_blocking_portal
 from sandbox_tools.environment import Given, GivenSecrets
 from sandbox_tools.output import DEFAULT_MAX_CHARS
 from sandbox_tools.redaction import Redactor
+from sandbox_tools.redaction.secret import Opaque
 from sandbox_tools.sandboxes import DEFAULT_TTL_S
 from sandbox_tools.tools.base import Tool
 from sandbox_tools.toolset import ToolResult, Toolset
@@ -23,7 +24,7 @@ _CANCEL_WAIT_S: Final = 5.0
 """Time that a cancelled call has to end its work in the sandbox, in seconds."""
 
 
-class BlockingToolset:
+class BlockingToolset(Opaque):
     """A toolset for any thread and any event loop. Open it with `BlockingToolset.open`."""
 
     def __init__(self, portal: BlockingPortal, toolset: Toolset) -> None:

@@ -21,6 +21,7 @@ from sandbox_tools.injection import Injection
 from sandbox_tools.output import DEFAULT_MAX_CHARS, fit
 from sandbox_tools.redaction import Redactor, Secret, default_registry
 from sandbox_tools.redaction.blobs import is_clean
+from sandbox_tools.redaction.secret import Opaque
 from sandbox_tools.runtime import Runtime
 from sandbox_tools.sandboxes import (
     DEFAULT_TEMPLATE,
@@ -79,7 +80,7 @@ class SandboxProvider(Protocol):
         ...
 
 
-class Toolset:
+class Toolset(Opaque):
     """The tools of one principal, and the sandbox that they use. Open it with `Toolset.open`."""
 
     def __init__(
