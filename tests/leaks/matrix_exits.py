@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import pytest
 from anyio.from_thread import start_blocking_portal
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.load import dumps
 from langchain_core.messages import ToolCall
+from langchain_core.tracers.langchain import LangChainTracer
 from mcp import Client
 
 from sandbox_tools.adapters.langchain import SandboxToolkit
@@ -29,6 +31,7 @@ from sandbox_tools.toolset import Toolset
 from tests.adapters.stdio_client import Era, stdio_client
 from tests.adapters.test_mcp_http import ALICE, connected, served
 from tests.leaks.matrix import SEED, Canary, Case
+from tests.leaks.test_traces import FakeSession, RecordingTracer, langsmith
 
 
 class SayingRuntime(FakeRuntime):
@@ -126,12 +129,19 @@ async def _by_toolset(toolset: Toolset) -> AsyncIterator[Way]:
 
 @asynccontextmanager
 async def _by_mcp_in_memory(toolset: Toolset, *, mode: str) -> AsyncIterator[Way]:
-    async with Client(create_server(toolset), mode=mode) as client:
+    """With the spans of OpenTelemetry that the server makes."""
+    tracer = RecordingTracer()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mcp.shared._otel._tracer", tracer)
+        async with Client(create_server(toolset), mode=mode) as client:
 
-        async def call(name: str, arguments: dict[str, Any]) -> list[bytes]:
-            return [(await client.call_tool(name, arguments)).model_dump_json().encode()]
+            async def call(name: str, arguments: dict[str, Any]) -> list[bytes]:
+                tracer.said.clear()
+                answer = await client.call_tool(name, arguments)
+                assert f"tools/call {name}" in tracer.said
+                return [answer.model_dump_json().encode(), repr(tracer.said).encode()]
 
-        yield Way(call)
+            yield Way(call)
 
 
 @asynccontextmanager
@@ -183,14 +193,20 @@ class _Watching(BaseCallbackHandler):
 
 @asynccontextmanager
 async def _by_langchain(toolset: Toolset) -> AsyncIterator[Way]:
+    """With what LangSmith is sent."""
+    session = FakeSession()
+    tracer = LangChainTracer(client=langsmith(session))
     tools = {tool.name: tool for tool in SandboxToolkit(toolset=toolset, images=True).get_tools()}
 
     async def call(name: str, arguments: dict[str, Any]) -> list[bytes]:
         watching = _Watching()
+        session.sent.clear()
         message = await tools[name].ainvoke(
-            ToolCall(name=name, args=arguments, id="1", type="tool_call"), {"callbacks": [watching]}
+            ToolCall(name=name, args=arguments, id="1", type="tool_call"), {"callbacks": [watching, tracer]}
         )
-        return [dumps(message).encode(), repr(message.artifact).encode(), *watching.told]
+        assert session.sent
+        sent = [part.encode() for part in session.sent]
+        return [dumps(message).encode(), repr(message.artifact).encode(), *watching.told, *sent]
 
     yield Way(call)
 

@@ -117,11 +117,15 @@ class FakeSession(Session):
         return response
 
 
-async def test_langsmith_is_sent_nothing_of_it() -> None:
-    session = FakeSession()
-    client = LangSmith(
+def langsmith(session: FakeSession) -> LangSmith:
+    return LangSmith(
         api_url="https://langsmith.example", api_key="none", session=session, auto_batch_tracing=False, info={}
     )
+
+
+async def test_langsmith_is_sent_nothing_of_it() -> None:
+    session = FakeSession()
+    client = langsmith(session)
     tools = {tool.name: tool for tool in SandboxToolkit(toolset=toolset_that_knows_it(), images=True).get_tools()}
     for name, arguments in CALLS:
         call = ToolCall(name=name, args=arguments, id="1", type="tool_call")
