@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 from urllib.parse import quote
@@ -14,7 +15,7 @@ import anyio
 from sandbox_tools.client.answers import MAX_ITEMS, parsed, traceless
 from sandbox_tools.client.transport import Transport
 from sandbox_tools.client.upload import PIECE_BYTES, capability_of, is_acceptable, put_archive
-from sandbox_tools.errors import SandboxProtocolError, SandboxTimeoutError
+from sandbox_tools.errors import SandboxProtocolError, SandboxRequestError, SandboxTimeoutError
 from sandbox_tools.redaction import Registry, Secret
 from sandbox_tools.redaction.secret import reveal
 from sandbox_tools.wire.builds import (
@@ -178,16 +179,19 @@ class Builds:
         return parsed(operation, lambda: build_logs_from_json(response.json_object("the log")))
 
     async def wait(self, template_id: str, build_id: str, *, timeout_s: float) -> BuildProgress:
-        """Return how a build ended (`BuildProgress.is_over`): a failure is a value too. It is asked every second.
+        """Return how a build ended (`BuildProgress.is_over`): a failure is a value too.
+
+        It is asked for every second. What may pass, such as a lost connection, does not end the waiting.
 
         Raises:
             SandboxTimeoutError: It was not over in time. It goes on.
         """
         with anyio.move_on_after(timeout_s):
             while True:
-                progress = await self.status(template_id, build_id, limit=0)
-                if progress.is_over:
-                    return progress
+                with _passing():
+                    progress = await self.status(template_id, build_id, limit=0)
+                    if progress.is_over:
+                        return progress
                 await anyio.sleep(_POLL_S)
         raise SandboxTimeoutError(f"wait for build {build_id}", timeout_s)
 
@@ -262,6 +266,16 @@ class Builds:
         value = reveal(secret)
         self._registry.register(secret.name, value)
         return value
+
+
+@contextmanager
+def _passing() -> Iterator[None]:
+    """Pass over an error that may be gone the next time."""
+    try:
+        yield
+    except SandboxRequestError as exc:
+        if not exc.retryable:
+            raise
 
 
 async def _measured(file: anyio.AsyncFile[bytes]) -> tuple[str, int]:

@@ -18,6 +18,7 @@ import pytest
 from sandbox_tools.client.control import ControlPlane
 from sandbox_tools.errors import (
     SandboxRequestError,
+    SandboxResponseError,
     SandboxTimeoutError,
     SandboxUnreachableError,
 )
@@ -503,6 +504,18 @@ async def test_a_build_is_waited_for_until_it_is_over() -> None:
     async with scripted(*[json_answer({"status": state}) for state in states]) as service:
         progress = await service.control.builds.wait("t1", "b", timeout_s=10)
         assert (progress.is_ready, len(service.server.requests)) == (True, 4)
+
+
+async def test_a_service_that_cannot_be_reached_for_a_while_does_not_end_the_waiting() -> None:
+    lost, busy = [reset()] * 4, [http(503)] * 4
+    async with scripted(*lost, *busy, json_answer({"status": "ready"})) as service:
+        assert (await service.control.builds.wait("t1", "b", timeout_s=10)).is_ready
+
+
+async def test_a_build_that_is_not_there_is_not_waited_for() -> None:
+    async with scripted(json_answer({"message": "build not found"}, 404)) as service:
+        with pytest.raises(SandboxResponseError, match="not_found, HTTP 404"):
+            await service.control.builds.wait("t1", "b", timeout_s=10)
 
 
 @pytest.mark.parametrize("state", ["error", "failed", "cancelled", "uploaded"])
