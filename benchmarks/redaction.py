@@ -1,4 +1,4 @@
-"""How fast output passes through redaction and the output budget.
+"""How fast output passes through redaction and the output budget: with the standard library, and with Hyperscan.
 
 Times depend on the machine, so every number stands beside what the same run measured for one search with
 `bytes.find` and for one copy of the same bytes. Run: `python -m benchmarks.redaction`.
@@ -10,14 +10,17 @@ import base64
 import json
 import random
 import secrets
+import sys
+import threading
 import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Final
+from unittest.mock import patch
 
 from sandbox_tools.output import OutputWindow, TextDecoder
-from sandbox_tools.redaction import Redactor, Registry
+from sandbox_tools.redaction import Redactor, Registry, literals
 
 CORPUS_BYTES: Final = 10_000_000
 CHAIN_BYTES: Final = 200_000_000
@@ -33,17 +36,41 @@ _KINDS: Final[tuple[Callable[[], str], ...]] = (
 def main() -> None:
     """Measure and print."""
     clean = corpus()
-    redactor, values = redactor_of(10)
     print(f"clean text: source code, logs, JSON and base64, {len(clean) / 1e6:.0f} MB; processor time")
-    find = _print_rate("bytes.find of a value that is not there", clean, lambda: clean.find(values[0].encode()))
+    absent = secrets.token_urlsafe(32).encode()
+    find = _print_rate("bytes.find of a value that is not there", clean, lambda: clean.find(absent))
     copy = _print_rate("copy", clean, lambda: bytearray(clean))
+    with patch.object(literals, "BYTES_PER_LITERAL", sys.maxsize):
+        _print_engine("standard library", clean, find, copy)
+    if literals.IS_INSTALLED:
+        with patch.object(literals, "BYTES_PER_LITERAL", 0):
+            _print_engine("Hyperscan", clean, find, copy)
+
+
+def _print_engine(engine: str, clean: bytes, find: float, copy: float) -> None:
+    print(f"{engine}:")
+    redactor, values = redactor_of(10)
+    _prepare(redactor)
     rate = _print_rate("redact, 10 secrets", clean, lambda: redactor.data(clean))
     print(f"  that is {rate / find:.1%} of one bytes.find, {rate / copy:.1%} of a copy")
     for count in (1, 100):
-        _print_rate(f"redact, {count} secrets", clean, partial(redactor_of(count)[0].data, clean))
+        other = redactor_of(count)[0]
+        _prepare(other)
+        _print_rate(f"redact, {count} secrets", clean, partial(other.data, clean))
     _print_chunks(redactor, clean)
     _print_hits(redactor, clean, values)
     _print_chain(redactor, clean)
+
+
+def _prepare(redactor: Redactor) -> None:
+    """Wait until Hyperscan is ready, if it is to be used."""
+    start = time.perf_counter()
+    redactor.data(b"any text")
+    threads = [thread for thread in threading.enumerate() if thread.name == literals.THREAD_NAME]
+    for thread in threads:
+        thread.join()
+    if threads:
+        print(f"  {'ready after (in threads of its own)':42} {(time.perf_counter() - start) * 1e3:8.0f} ms")
 
 
 def corpus() -> bytes:

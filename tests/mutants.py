@@ -42,6 +42,7 @@ OPTIONS: Final = (
 """The warning says that pytest was not the first to import a plugin of it, which is so on purpose."""
 
 UNIT: Final = "tests/unit/test_redaction"
+HYPERSCAN: Final = f"{UNIT}_hyperscan.py"
 CORE: Final = (f"{UNIT}_forms.py", f"{UNIT}_registry.py", f"{UNIT}.py")
 COLLECT: Final = ("tests/unit/test_collect.py", "tests/unit/test_toolset.py")
 MCP: Final = ("tests/leaks/test_tripwire.py", "tests/leaks/test_adapters.py", "tests/adapters/test_mcp_http.py")
@@ -60,7 +61,8 @@ TESTS: Final = {
     "redaction/patterns.py": (*COLLECT, *CORE),
     "redaction/folded.py": CORE,
     "redaction/squeezed.py": CORE,
-    "redaction/matcher.py": CORE,
+    "redaction/matcher.py": (*CORE, HYPERSCAN),
+    "redaction/literals.py": (HYPERSCAN,),
     "redaction/redactor.py": (f"{UNIT}_shapes.py", f"{UNIT}_walk.py", "tests/leaks/test_tripwire.py", *COLLECT, *CORE),
     "redaction/budget.py": (f"{UNIT}_walk.py", f"{UNIT}.py", "-k", "withheld or budget or many or time"),
     "redaction/walk.py": (f"{UNIT}_walk.py",),

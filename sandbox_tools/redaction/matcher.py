@@ -3,7 +3,8 @@
 One machine word is read every `step` bytes. A pattern of at least `word + step` bytes contains one of these words
 wherever it lies, so one set operation in C tells whether anything can be there; almost always nothing can. The cost
 per byte does not depend on the number of patterns. Around a word that belongs to a pattern the candidates are looked
-up one by one: that is linear as well, whatever the data is.
+up one by one: that is linear as well, whatever the data is. Where it pays, Hyperscan tells where to look instead (see
+literals.py); what is found is the same.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import sys
 from array import array
 from typing import Final, Literal, NamedTuple
 
+from sandbox_tools.redaction.literals import Literals
 from sandbox_tools.redaction.secret import Opaque
 
 _BLOCK_WORDS: Final = 512
@@ -48,6 +50,7 @@ class Matcher(Opaque):
     __slots__ = (
         "_anchored",
         "_fragments",
+        "_literals",
         "_near",
         "_seeds",
         "_step",
@@ -68,6 +71,9 @@ class Matcher(Opaque):
         """Other patterns by the bytes at their anchor."""
         self._seeds: set[int] = set()
         """The words that may be the first to be read in a fragment or an anchor."""
+        self._literals = Literals()
+        """The anchors, and of each fragment a word that begins in its first `step` bytes: where none of these is, no
+        word needs to be read."""
         self._near = array(_WORD_CODES[word])
         """All words of the patterns that were added here, at every address."""
         self._table = bytearray()
@@ -80,6 +86,7 @@ class Matcher(Opaque):
         anchor = (len(form) - self.anchor_size) // 2
         key = form[anchor : anchor + self.anchor_size]
         self._anchored[key] = (*self._anchored.get(key, ()), _Pattern(form, anchor, name))
+        self._literals.add([key])
         self._seeds.update(self._words(key[:-1]))  # at so many addresses that one of them is read
         self._near += self._words(form)
         self.longest = max(self.longest, len(form))
@@ -88,6 +95,7 @@ class Matcher(Opaque):
         """Look for every piece of `form` that has the anchor size. Only while nobody else uses this matcher."""
         size = self.anchor_size
         self._fragments |= {form[at : at + size]: name for at in range(len(form) - size + 1)}
+        self._literals.add(form[at : at + self._word] for at in range(0, len(form) - self._word + 1, self._step))
         words = self._words(form)
         self._seeds.update(words)
         self._near += words
@@ -109,23 +117,26 @@ class Matcher(Opaque):
         clashes = {key: self._anchored[key] + other._anchored[key] for key in both}
         self._anchored |= other._anchored | clashes
         self._fragments |= other._fragments
+        self._literals.add(other._literals.values)
         self._seeds |= other._seeds
 
     def find(self, data: bytes) -> list[Match]:
         """Return every pattern that is complete in `data`, in no particular order."""
-        found: list[Match] = []
-        if self._seeds:
-            for at in self._words_in(data):
-                self._look_around(data, at, found)
-        return found
+        if not self._seeds:
+            return []
+        places = self._literals.find(data)
+        if places is None:
+            places = self._words_in(data)
+        return self._matches_around(places, data) if places else []
 
     def pending(self, data: bytes) -> int:
         """Return a size: no included pattern that begins before the last so many bytes of `data` can end after them."""
         if not self._table:
             return 0
-        at = len(data) - self._word
-        first = len(data) - self.longest
-        while at > first and at >= 0 and self._is_inside(data, at):
+        word = self._word
+        at = len(data) - word
+        first = max(-1, len(data) - self.longest)
+        while at > first and self._table[int.from_bytes(data[at : at + word], sys.byteorder) % _NEAR_SIZE]:
             at -= 1
         return min(len(data), len(data) - at - 1)
 
@@ -142,18 +153,19 @@ class Matcher(Opaque):
                 places += [(first + index) * self._step for index, word in enumerate(block) if word in self._seeds]
         return places
 
-    def _look_around(self, data: bytes, at: int, found: list[Match]) -> None:
-        """Add the patterns in which the word at `at` is the first to be read of a fragment or an anchor."""
-        for start in range(max(0, at - self._step + 1), at + 1):
+    def _matches_around(self, places: list[int], data: bytes) -> list[Match]:
+        """Return the fragments that begin, and the patterns whose anchor begins, at one of `places` or less than `step`
+        bytes before it.
+        """
+        found: list[Match] = []
+        for start in {start for at in places for start in range(max(0, at - self._step + 1), at + 1)}:
             key = data[start : start + self.anchor_size]
             if key in self._fragments:
                 found.append((start, -self.anchor_size, self._fragments[key]))
             for form, anchor, name in self._anchored.get(key, ()):
                 if start >= anchor and data.startswith(form, start - anchor):
                     found.append((start - anchor, -len(form), name))
-
-    def _is_inside(self, data: bytes, at: int) -> bool:
-        return bool(self._table[int.from_bytes(data[at : at + self._word], sys.byteorder) % _NEAR_SIZE])
+        return found
 
     def _words(self, form: bytes) -> array[int]:
         """Return the words of `form` at every address, aligned or not."""
