@@ -1,7 +1,7 @@
 """Events of sandboxes, and deliveries of them to webhooks (wire contract 2.11).
 
-The contract gives the routes and their queries, not what an event or a delivery is made of (11). So beside the few
-names that the queries imply, what is there is kept as facts.
+The contract gives the routes and their queries, not what an event or a delivery is made of. So beside the few names
+that the queries imply, what is there is kept as facts.
 """
 
 from __future__ import annotations
