@@ -12,6 +12,7 @@ import ssl
 import subprocess
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -75,21 +76,28 @@ def certificate(directory: Path, name: str) -> Path:
     return file
 
 
-@pytest.fixture(scope="module")
-def upstream(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[tuple[str, int], Path]]:
-    """The address of a server that proves to be HOST, and what has to be trusted for that."""
-    file = certificate(tmp_path_factory.mktemp("tls"), HOST)
+@contextmanager
+def served_over_tls(file: Path, handler: type[BaseHTTPRequestHandler]) -> Iterator[tuple[str, int]]:
+    """Serve with a certificate; return the address."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(file)
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Echo)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     server.daemon_threads = True
     server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
     thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
-    yield ("127.0.0.1", server.server_address[1]), file
+    yield "127.0.0.1", server.server_address[1]
     server.shutdown()
     thread.join()
     server.server_close()
+
+
+@pytest.fixture(scope="module")
+def upstream(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[tuple[str, int], Path]]:
+    """The address of a server that proves to be HOST, and what has to be trusted for that."""
+    file = certificate(tmp_path_factory.mktemp("tls"), HOST)
+    with served_over_tls(file, Echo) as address:
+        yield address, file
 
 
 def injection_of(registry: Registry, **more: Any) -> Injection:
