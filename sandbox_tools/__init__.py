@@ -14,17 +14,28 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sandbox_tools.blocking import BlockingToolset
+    from sandbox_tools.environment import PublicValue
     from sandbox_tools.errors import SandboxToolsError
     from sandbox_tools.injection import InjectedSecret
     from sandbox_tools.tools.base import Image, Tool
     from sandbox_tools.toolset import ToolResult, Toolset
 
-__all__ = ["BlockingToolset", "Image", "InjectedSecret", "SandboxToolsError", "Tool", "ToolResult", "Toolset"]
+__all__ = [
+    "BlockingToolset",
+    "Image",
+    "InjectedSecret",
+    "PublicValue",
+    "SandboxToolsError",
+    "Tool",
+    "ToolResult",
+    "Toolset",
+]
 
 _MODULES = {
     "BlockingToolset": "sandbox_tools.blocking",
     "Image": "sandbox_tools.tools.base",
     "InjectedSecret": "sandbox_tools.injection",
+    "PublicValue": "sandbox_tools.environment",
     "SandboxToolsError": "sandbox_tools.errors",
     "Tool": "sandbox_tools.tools.base",
     "ToolResult": "sandbox_tools.toolset",

@@ -20,7 +20,7 @@ from sandbox_tools.redaction import Registry, Secret
 from sandbox_tools.redaction.secret import Opaque, reveal
 
 Given: TypeAlias = Mapping[str, str] | Collection[str]
-"""Values by name, or names of variables of this process."""
+"""Values by name, or names of variables of this process. `NAME:public` is a `PublicValue`, where those may be."""
 
 GivenSecrets: TypeAlias = Mapping[str, str | InjectedSecret] | Collection[str]
 """As `Given`; a value may be one that never enters the sandbox. By name that is `NAME@HOST`, or `NAME@HOST,HOST`."""
@@ -34,9 +34,20 @@ _LOOKS_SECRET: Final = re.compile(
     r"(.*_)?(TOKEN|SECRETS?|PASSWORD|KEY|CREDENTIALS|DSN|DATABASE_URL)", re.IGNORECASE | re.DOTALL
 )
 
+_PUBLIC: Final = ":public"
+
 _uses: Final[Counter[Secret]] = Counter()
 _lock: Final = threading.Lock()
 """Several toolsets may be given the same value: the last one retires it."""
+
+
+class PublicValue(str):
+    """A value of a variable that is no secret, although the name looks like it: `{"SORT_KEY": PublicValue("created")}`.
+
+    It is not registered. A value that is registered for another reason is redacted all the same.
+    """
+
+    __slots__ = ()
 
 
 class Environment(Opaque):
@@ -103,7 +114,7 @@ def variables_of(registry: Registry, given: Given | None, *, on_notice: Callable
     """
     held: list[Secret] = []
     try:
-        values = _by_name(given, _NAME, "A variable is named like LOG_LEVEL: letters, digits and _.")
+        values = variables_by_name(given)
         environment = _held_variables(registry, values, held, on_notice)
         del given, values
         yield environment
@@ -114,6 +125,19 @@ def variables_of(registry: Registry, given: Given | None, *, on_notice: Callable
 def looks_secret(name: str) -> bool:
     """Tell whether the name of a variable says that its value is secret."""
     return _LOOKS_SECRET.fullmatch(name) is not None
+
+
+def variables_by_name(given: Given | None) -> Mapping[str, str]:
+    """Return variables with their values.
+
+    Raises:
+        ConfigurationError: No process can be given such a variable, or it is not set here.
+    """
+    rule = "A variable is named like LOG_LEVEL: letters, digits and _."
+    if given is None or isinstance(given, str | Mapping):
+        return _by_name(given, _NAME, rule)
+    values = _by_name([name.removesuffix(_PUBLIC) for name in given], _NAME, rule)
+    return {name: value if name in given else PublicValue(value) for name, value in values.items()}
 
 
 def _secrets_by_name(given: GivenSecrets | None) -> Mapping[str, str | InjectedSecret]:
@@ -144,12 +168,14 @@ def _by_name(
 
 
 def register_variable(registry: Registry, name: str, value: str, *, on_notice: Callable[[str], None]) -> Secret | None:
-    """Register the value of a variable whose name says that it is secret; None: it does not, or it cannot be redacted.
+    """Register the value of a variable whose name says that it is secret.
+
+    None: it does not say so, the value is a `PublicValue`, or it cannot be redacted.
 
     Args:
         on_notice: Told of a value that should be redacted, and cannot be.
     """
-    if not looks_secret(name):
+    if isinstance(value, PublicValue) or not looks_secret(name):
         return None
     try:
         return registry.register(name.upper()[:32], value)

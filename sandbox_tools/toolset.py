@@ -144,7 +144,8 @@ class Toolset(Opaque):
                 process. A command that names one has it as a variable of its environment, and nothing else has. Of an
                 `InjectedSecret`, or of what is named `NAME@HOST`, it has a placeholder only.
             envs: Variables of every process in the sandboxes that this toolset creates, given likewise. All code there
-                can read them; those whose names say that they are secret (`..._TOKEN`, `..._KEY` ...) are redacted.
+                can read them; those whose names say that they are secret (`..._TOKEN`, `..._KEY` ...) are redacted, but
+                for a `PublicValue`, or what is named `NAME:public`.
             on_notice: Told where the tools run, and of a variable that cannot be redacted; default: the log, at INFO.
 
         Raises:

@@ -39,7 +39,11 @@ _Secret = Annotated[
 ]
 _Env = Annotated[
     list[str] | None,
-    typer.Option(metavar="NAME", help="Variable of this environment to set in sandboxes. Repeatable."),
+    typer.Option(
+        metavar="NAME[:public]",
+        help="Variable of this environment to set in sandboxes. One named like a secret is redacted, unless it is said "
+        "to be public. Repeatable.",
+    ),
 ]
 _ShowUnknown = Annotated[
     bool,

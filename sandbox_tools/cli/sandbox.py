@@ -81,7 +81,12 @@ def create(
     ttl_s: Annotated[int | None, typer.Option(help="Time to live in seconds; default: the service's.")] = None,
     metadata: _Metadata = None,
     env: Annotated[
-        list[str] | None, typer.Option(metavar="NAME", help="Variable to pass on from this environment. Repeatable.")
+        list[str] | None,
+        typer.Option(
+            metavar="NAME[:public]",
+            help="Variable to pass on from this environment. One named like a secret is redacted, unless it is said to "
+            "be public. Repeatable.",
+        ),
     ] = None,
     volume_mount: Annotated[
         list[str] | None, typer.Option(metavar="NAME:/PATH", help="Volume to mount. Repeatable.")
@@ -140,7 +145,12 @@ def exec_(
     *,
     cwd: Annotated[str | None, typer.Option(help="Working directory.")] = None,
     env: Annotated[
-        list[str] | None, typer.Option(metavar="NAME", help="Variable to pass on from this environment. Repeatable.")
+        list[str] | None,
+        typer.Option(
+            metavar="NAME[:public]",
+            help="Variable to pass on from this environment. One named like a secret is redacted, unless it is said to "
+            "be public. Repeatable.",
+        ),
     ] = None,
     timeout_s: Annotated[float, typer.Option(min=0.001, help="Seconds until it is killed.")] = 3600,
 ) -> None:

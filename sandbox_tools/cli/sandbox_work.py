@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,8 +12,8 @@ import anyio
 import typer
 
 from sandbox_tools.cli.sandbox_session import Session
-from sandbox_tools.environment import register_variable
-from sandbox_tools.errors import SandboxNotFoundError, SandboxToolsError
+from sandbox_tools.environment import register_variable, variables_by_name
+from sandbox_tools.errors import ConfigurationError, SandboxNotFoundError, SandboxToolsError
 from sandbox_tools.redaction import default_registry
 from sandbox_tools.sandboxes import owner
 from sandbox_tools.wire.control import MAX_TTL_S, NewSandbox, VolumeMount
@@ -111,17 +110,21 @@ def pairs(items: Sequence[str], option: str) -> dict[str, str]:
     return {key: value for key, _, value in split}
 
 
-def environment(names: Sequence[str]) -> dict[str, str]:
+def environment(names: Sequence[str]) -> Mapping[str, str]:
     """Return variables of this process: a value on the command line would be readable by everybody here.
 
-    Those whose names say that they are secret are redacted from now on.
+    Those whose names say that they are secret are redacted from now on, but for `NAME:public`.
     """
-    missing = [name for name in names if name not in os.environ]
-    if missing:
-        raise typer.BadParameter(f"{missing[0].partition('=')[0]} is not a variable that is set.", param_hint="--env")
-    for name in names:
-        register_variable(default_registry(), name, os.environ[name], on_notice=partial(print, file=sys.stderr))
-    return {name: os.environ[name] for name in names}
+    problem = ""
+    try:
+        variables = variables_by_name(names)
+    except ConfigurationError as exc:
+        problem = str(exc)
+    if problem:
+        raise typer.BadParameter(problem, param_hint="--env")
+    for name, value in variables.items():
+        register_variable(default_registry(), name, value, on_notice=partial(print, file=sys.stderr))
+    return variables
 
 
 async def create(session: Session, wanted: NewSandbox, form: str) -> int:

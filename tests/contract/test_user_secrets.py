@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from sandbox_tools import BlockingToolset
+from sandbox_tools import BlockingToolset, PublicValue
 from sandbox_tools.errors import ConfigurationError, WeakSecretError
 from tests.contract.test_cli import COMMAND, cloud, environment
 from tests.contract.test_tools_local import wait_until
@@ -182,9 +182,10 @@ def test_the_model_is_told_the_names_and_nobody_without_secrets_pays_for_it(tool
 
 
 @pytest.mark.parametrize("how", ["secrets", "envs"])
-def test_the_api_key_is_not_let_into_a_sandbox(how: str) -> None:
+@pytest.mark.parametrize("kind", [str, PublicValue])
+def test_the_api_key_is_not_let_into_a_sandbox(how: str, kind: type[str]) -> None:
     key = secrets.token_hex(20)
-    given: dict[str, Any] = {how: {"MY_TOKEN": f"Bearer {key}"}}
+    given: dict[str, Any] = {how: {"MY_TOKEN": kind(f"Bearer {key}")}}
     with pytest.raises(ConfigurationError, match="must not be in one") as failure:
         BlockingToolset.open(base_url="http://127.0.0.1:9", api_key=key, **given).__enter__()
     assert key not in str(failure.value)
@@ -217,11 +218,13 @@ def test_the_command_line_takes_names_and_no_values(local_server: LocalServer) -
 
 
 def test_variables_that_the_commands_on_sandboxes_pass_on_are_redacted(local_server: LocalServer) -> None:
-    given = {"MY_TOKEN": TOKEN, "SORT_KEY": "name", **cloud(local_server)}
+    given = {"MY_TOKEN": TOKEN, "SORT_KEY": "name", "MAP_KEY": "pk-1f0c8e7a62", **cloud(local_server)}
     with local_server.sandbox() as box:
-        passed = ("--env", "MY_TOKEN", "--env", "SORT_KEY")
-        done = shell("sandbox", "exec", *passed, box.sandbox_id, "echo $MY_TOKEN $SORT_KEY", **given)
-    assert done.stdout == "[REDACTED:MY_TOKEN] name\n"
+        passed = ("--env", "MY_TOKEN", "--env", "SORT_KEY", "--env", "MAP_KEY:public")
+        done = shell("sandbox", "exec", *passed, box.sandbox_id, "echo $MY_TOKEN $SORT_KEY $MAP_KEY", **given)
+        bad = shell("sandbox", "exec", "--env", "NOT_SET", box.sandbox_id, "true", **given)
+    assert done.stdout == "[REDACTED:MY_TOKEN] name pk-1f0c8e7a62\n"
+    assert (bad.returncode, "NOT_SET is not set in the environment" in bad.stderr) == (2, True)
     assert "The value of SORT_KEY cannot be registered as a secret" in done.stderr
 
 

@@ -8,7 +8,14 @@ from contextlib import AbstractContextManager
 
 import pytest
 
-from sandbox_tools.environment import Environment, looks_secret, register_variable, secrets_of, variables_of
+from sandbox_tools.environment import (
+    Environment,
+    PublicValue,
+    looks_secret,
+    register_variable,
+    secrets_of,
+    variables_of,
+)
 from sandbox_tools.errors import ConfigurationError, WeakSecretError
 from sandbox_tools.redaction import Redactor, Registry
 
@@ -139,6 +146,33 @@ def test_a_variable_that_should_be_redacted_and_cannot_is_told_and_set(value: st
     problem = "The value of SORT_KEY cannot be registered as a secret: it has fewer than 8 characters."
     assert told == [f"{problem} It is passed on all the same, and is not redacted."]
     assert register_variable(Registry(), "REGION", value, on_notice=no_notice) is None
+
+
+def test_a_value_that_is_said_to_be_public_is_not_registered(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    public, secret = secrets.token_hex(16), value
+    monkeypatch.setenv("A_KEY", public)
+    monkeypatch.setenv("B_KEY", secret)
+    for given in ({"A_KEY": PublicValue(public), "B_KEY": secret}, ["A_KEY:public", "B_KEY"]):
+        registry = Registry()
+        with variables_of(registry, given, on_notice=no_notice) as environment:
+            assert environment.values() == {"A_KEY": public, "B_KEY": secret}
+            assert Redactor(registry).text(f"{public} {secret}") == f"{public} [REDACTED:B_KEY]"
+
+
+def test_a_name_that_is_given_both_ways_is_not_public(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("A_KEY", value)
+    registry = Registry()
+    with variables_of(registry, ["A_KEY", "A_KEY:public"], on_notice=no_notice):
+        assert Redactor(registry).text(value) == "[REDACTED:A_KEY]"
+
+
+def test_what_is_registered_stays_redacted_when_it_is_said_to_be_public(value: str) -> None:
+    registry = Registry()
+    registry.register("SANDBOX_TOKEN", value)
+    with variables_of(registry, {"A_KEY": PublicValue(value)}, on_notice=no_notice):
+        assert Redactor(registry).text(value) == "[REDACTED:SANDBOX_TOKEN]"
+    with secrets_of(registry, {"A_KEY": PublicValue(value[::-1])}):
+        assert Redactor(registry).text(value[::-1]) == "[REDACTED:A_KEY]"
 
 
 def test_nothing_shows_the_values(value: str) -> None:
