@@ -94,15 +94,11 @@ class LiteralSearch(Opaque):
         Raises:
             Exception: Whatever Hyperscan says. Nothing is known about `data` then.
         """
-        found: list[int] = []
-
-        def on_hit(number: int, _start: int, end: int, _flags: int, _context: object) -> None:
-            found.append(end - self._sizes[number])
-
+        hits: list[tuple[int, int]] = []
         scratch = self._scratch()
-        self._database.scan(data, match_event_handler=on_hit, scratch=scratch)
+        self._database.scan(data, match_event_handler=_keep, context=hits, scratch=scratch)
         self._scratches.append(scratch)
-        return found
+        return [end - self._sizes[number] for number, end in hits]
 
     def _scratch(self) -> Any:
         """Return the memory for one search: two threads must not use the same."""
@@ -110,3 +106,7 @@ class LiteralSearch(Opaque):
             return self._scratches.pop()
         except IndexError:
             return self._hyperscan.Scratch(self._database)
+
+
+def _keep(number: int, _start: int, end: int, _flags: int, hits: list[tuple[int, int]]) -> None:
+    hits.append((number, end))

@@ -135,10 +135,12 @@ class Matcher(Opaque):
             return 0
         word = self._word
         at = len(data) - word
+        if at < 0:
+            return len(data)
         first = max(-1, len(data) - self.longest)
         while at > first and self._table[int.from_bytes(data[at : at + word], sys.byteorder) % _NEAR_SIZE]:
             at -= 1
-        return min(len(data), len(data) - at - 1)
+        return len(data) - at - 1
 
     def _words_in(self, data: bytes) -> list[int]:
         """Return where a word that is read may be the first of a fragment or an anchor."""

@@ -357,11 +357,26 @@ def test_output_that_takes_too_long_is_withheld(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_time_adds_up_from_piece_to_piece_and_more_bytes_may_take_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    ticks = itertools.count()
-    monkeypatch.setattr("sandbox_tools.redaction.budget.time.thread_time", lambda: next(ticks) * 0.004)
+    _set_clocks(monkeypatch, wall_s=0.004, processor_s=0.004)
     few, many = REDACTOR.stream(), REDACTOR.stream()
     assert b"".join(many.feed(b"." * 2**20) for _ in range(6)) + many.close() == b"." * 6 * 2**20
     assert b"".join(few.feed(b".") for _ in range(100)).endswith(WITHHELD.encode())
+
+
+@pytest.mark.parametrize("size", [1, 10_000])
+def test_a_machine_that_is_busy_with_something_else_withholds_nothing(
+    size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _set_clocks(monkeypatch, wall_s=0.1, processor_s=1e-5)
+    stream = REDACTOR.stream()
+    assert b"".join(stream.feed(b"." * size) for _ in range(100)) + stream.close() == b"." * size * 100
+
+
+def _set_clocks(monkeypatch: pytest.MonkeyPatch, *, wall_s: float, processor_s: float) -> None:
+    """Let so much time pass from each look at a clock to the next."""
+    ticks = itertools.count()
+    monkeypatch.setattr("sandbox_tools.redaction.budget.time.thread_time", lambda: next(ticks) * processor_s)
+    monkeypatch.setattr("sandbox_tools.redaction.budget.time.perf_counter", lambda: next(ticks) * wall_s)
 
 
 class _BrokenRegistry(Registry):
