@@ -3,8 +3,8 @@
 One machine word is read every `step` bytes. A pattern of at least `word + step` bytes contains one of these words
 wherever it lies, so one set operation in C tells whether anything can be there; almost always nothing can. The cost
 per byte does not depend on the number of patterns. Around a word that belongs to a pattern the candidates are looked
-up one by one: that is linear as well, whatever the data is. Where it pays, Hyperscan tells where to look instead (see
-literals.py); what is found is the same.
+up one by one: that is linear as well, whatever the data is. Where it pays, Hyperscan tells before that nothing can be
+there (see literals.py); what is found is the same.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class Matcher(Opaque):
         """The words that may be the first to be read in a fragment or an anchor."""
         self._literals = Literals()
         """The anchors, and of each fragment a word that begins in its first `step` bytes: where none of these is, no
-        word needs to be read."""
+        pattern is."""
         self._near = array(_WORD_CODES[word])
         """All words of the patterns that were added here, at every address."""
         self._table = bytearray()
@@ -122,12 +122,11 @@ class Matcher(Opaque):
 
     def find(self, data: bytes) -> list[Match]:
         """Return every pattern that is complete in `data`, in no particular order."""
-        if not self._seeds:
-            return []
-        places = self._literals.find(data)
-        if places is None:
-            places = self._words_in(data)
-        return self._matches_around(places, data) if places else []
+        found: list[Match] = []
+        if self._seeds and not self._literals.are_absent(data):
+            for at in self._words_in(data):
+                self._look_around(data, at, found)
+        return found
 
     def pending(self, data: bytes) -> int:
         """Return a size: no included pattern that begins before the last so many bytes of `data` can end after them."""
@@ -155,19 +154,15 @@ class Matcher(Opaque):
                 places += [(first + index) * self._step for index, word in enumerate(block) if word in self._seeds]
         return places
 
-    def _matches_around(self, places: list[int], data: bytes) -> list[Match]:
-        """Return the fragments that begin, and the patterns whose anchor begins, at one of `places` or less than `step`
-        bytes before it.
-        """
-        found: list[Match] = []
-        for start in {start for at in places for start in range(max(0, at - self._step + 1), at + 1)}:
+    def _look_around(self, data: bytes, at: int, found: list[Match]) -> None:
+        """Add the patterns in which the word at `at` is the first to be read of a fragment or an anchor."""
+        for start in range(max(0, at - self._step + 1), at + 1):
             key = data[start : start + self.anchor_size]
             if key in self._fragments:
                 found.append((start, -self.anchor_size, self._fragments[key]))
             for form, anchor, name in self._anchored.get(key, ()):
                 if start >= anchor and data.startswith(form, start - anchor):
                     found.append((start - anchor, -len(form), name))
-        return found
 
     def _words(self, form: bytes) -> array[int]:
         """Return the words of `form` at every address, aligned or not."""

@@ -1,4 +1,4 @@
-"""Hyperscan, where it is installed, finds what the standard library finds; nothing is missed while it gets ready."""
+"""With Hyperscan, where it is installed, the same is found as without; nothing is missed while it gets ready."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import secrets
 import string
 import sys
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from itertools import pairwise
 from unittest.mock import patch
 
@@ -27,6 +27,14 @@ pytestmark = pytest.mark.skipif(
 )
 
 WAIT_S = 60
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _short_texts_too() -> Iterator[None]:
+    with patch.object(literals, "MIN_BYTES", 0):
+        yield
+
+
 at_once = patch.object(literals, "BYTES_PER_LITERAL", 0)
 never = patch.object(literals, "BYTES_PER_LITERAL", sys.maxsize)
 
@@ -49,7 +57,7 @@ def wait_until_prepared() -> None:
 def use_hyperscan(patterns: Patterns) -> bool:
     """Whether every matcher that has patterns is ready for it, and there is one."""
     used = [matcher for matcher in patterns._matchers() if matcher.longest]
-    return bool(used) and all(matcher._literals.find(b"") == [] for matcher in used)
+    return bool(used) and all(matcher._literals.are_absent(b"nothing") for matcher in used)
 
 
 def test_a_redactor_with_hyperscan_finds_and_writes_the_same_wherever_a_stream_is_cut() -> None:
@@ -103,6 +111,15 @@ def test_values_of_every_kind_are_found_alike(
     assert use_hyperscan(fast)
 
 
+def test_every_pattern_alone_is_noticed() -> None:
+    patterns = registry_of().patterns()
+    prepare(patterns)
+    for matcher in patterns._matchers():
+        forms = [*matcher._fragments, *_whole_forms(matcher)]
+        assert [form for form in forms if matcher._literals.are_absent(b"-" + form + b"-")] == []
+        assert forms
+
+
 def _whole_forms(matcher: Matcher) -> list[bytes]:
     return [pattern.data for patterns in matcher._anchored.values() for pattern in patterns]
 
@@ -136,9 +153,8 @@ def test_registering_and_retiring_leaves_both_alike(steps: list[tuple[str, int]]
     st.sets(st.text(st.sampled_from("ab\0\n"), min_size=1, max_size=4).map(str.encode), min_size=1, max_size=9),
     st.text(st.sampled_from("ab\0\n"), max_size=30).map(str.encode),
 )
-def test_every_literal_is_found_wherever_it_begins(values: set[bytes], data: bytes) -> None:
-    found = LiteralSearch(values).find(data)
-    assert sorted(found) == sorted(at for value in values for at in range(len(data)) if data.startswith(value, at))
+def test_it_finds_nothing_exactly_where_nothing_is(values: set[bytes], data: bytes) -> None:
+    assert LiteralSearch(values).finds_nothing(data) == (not any(value in data for value in values))
 
 
 def test_what_is_registered_while_hyperscan_gets_ready_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -173,13 +189,24 @@ def test_it_gets_ready_when_enough_was_searched_since_the_last_change(monkeypatc
     monkeypatch.setattr(literals, "BYTES_PER_LITERAL", 100)
     strings = Literals()
     strings.add([b"first", b"second"])
-    assert strings.find(b"." * 150) is None
+    assert not strings.are_absent(b"." * 150)
     strings.add([b"third"])
-    assert [strings.find(b"." * 100) for _ in range(3)] == [None] * 3
+    assert not any(strings.are_absent(b"." * 100) for _ in range(3))
     assert not _is_preparing()
-    assert strings.find(b".") is None
+    assert not strings.are_absent(b".")
     wait_until_prepared()
-    assert strings.find(b"a first, a third") == [2, 11]
+    assert strings.are_absent(b"." * 150)
+    assert not strings.are_absent(b"a third")
+
+
+def test_a_short_text_is_searched_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    one = registry_of("SK")
+    prepare(one.patterns())
+    monkeypatch.setattr(literals, "MIN_BYTES", 100)
+    monkeypatch.setattr(LiteralSearch, "finds_nothing", lambda *_: pytest.fail("used"))
+    assert Redactor(one).text("." * 99) == "." * 99
+    with pytest.raises(pytest.fail.Exception):
+        Redactor(one).text("." * 100)
 
 
 def _is_preparing() -> bool:
@@ -194,7 +221,7 @@ def test_an_error_of_hyperscan_is_no_error_of_the_redactor(monkeypatch: pytest.M
     def fail(*_: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(LiteralSearch, "find", fail)
+    monkeypatch.setattr(LiteralSearch, "finds_nothing", fail)
     assert Redactor(one).text(f"<{value}>") == "<[REDACTED:TOKEN]>"
     monkeypatch.undo()
     assert not use_hyperscan(one.patterns())
