@@ -72,6 +72,7 @@ ONE_PLACE = {
         "client/lanes.py",
         "client/pinned.py",
         "client/preview_upstream.py",
+        "client/response.py",
         "client/transport.py",
         "local",
     },

@@ -7,7 +7,8 @@ from contextlib import suppress
 from itertools import islice
 from typing import Final, TypeVar
 
-from sandbox_tools.client.transport import REQUEST_TIMEOUT_S, Response, Transport
+from sandbox_tools.client.response import Response
+from sandbox_tools.client.transport import REQUEST_TIMEOUT_S, Transport
 from sandbox_tools.errors import SandboxNotFoundError, SandboxProtocolError, SandboxResponseError, WeakSecretError
 from sandbox_tools.redaction import Registry
 from sandbox_tools.wire.control import sandbox_path

@@ -13,9 +13,10 @@ from sandbox_tools.client.answers import ask_about, parsed, traceless
 from sandbox_tools.client.builds import Builds
 from sandbox_tools.client.events import Events
 from sandbox_tools.client.observe import Observation
+from sandbox_tools.client.response import Response
 from sandbox_tools.client.teams import Teams
 from sandbox_tools.client.templates import Templates
-from sandbox_tools.client.transport import Response, Transport
+from sandbox_tools.client.transport import Transport
 from sandbox_tools.client.volumes import Volumes
 from sandbox_tools.client.webhooks import Webhooks
 from sandbox_tools.errors import (

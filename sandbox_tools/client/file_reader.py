@@ -7,7 +7,7 @@ from contextlib import aclosing
 from typing import Final
 
 from sandbox_tools.client.compression import unpacked
-from sandbox_tools.client.transport import OpenStream
+from sandbox_tools.client.response import OpenStream
 from sandbox_tools.errors import SandboxProtocolError
 from sandbox_tools.wire.envelope import WireError
 from sandbox_tools.wire.files import content_range

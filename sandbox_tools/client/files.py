@@ -15,7 +15,8 @@ from sandbox_tools.client.answers import parsed
 from sandbox_tools.client.compression import packed
 from sandbox_tools.client.file_reader import READ, RemoteFile, opened, opened_part, range_header
 from sandbox_tools.client.filesystem import RemoteFilesystem
-from sandbox_tools.client.transport import OpenStream, Transport
+from sandbox_tools.client.response import OpenStream
+from sandbox_tools.client.transport import Transport
 from sandbox_tools.errors import (
     SandboxProtocolError,
     SandboxRequestError,

@@ -9,7 +9,8 @@ from typing import Final
 import anyio
 
 from sandbox_tools.client.answers import ValueT, parsed
-from sandbox_tools.client.transport import OpenStream, Transport
+from sandbox_tools.client.response import OpenStream
+from sandbox_tools.client.transport import Transport
 from sandbox_tools.errors import SandboxProtocolError, SandboxResponseError
 from sandbox_tools.wire.envelope import FrameDecoder, WireError, encode_json_frame, parse_json_object
 from sandbox_tools.wire.errors import parse_end_stream

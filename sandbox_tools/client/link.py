@@ -14,7 +14,8 @@ from typing import Any, Final, TypeVar
 import anyio
 
 from sandbox_tools.client.control import RuntimeAccess
-from sandbox_tools.client.transport import OpenStream, Response, Transport
+from sandbox_tools.client.response import OpenStream, Response
+from sandbox_tools.client.transport import Transport
 from sandbox_tools.errors import SandboxRequestError, SandboxResponseError, SandboxUnreachableError
 
 Renew = Callable[[], Awaitable[RuntimeAccess | None]]

@@ -9,7 +9,8 @@ from typing import Final
 import anyio
 
 from sandbox_tools.client.process_calls import OPERATION, ProcessCalls
-from sandbox_tools.client.transport import OpenStream, Transport
+from sandbox_tools.client.response import OpenStream
+from sandbox_tools.client.transport import Transport
 from sandbox_tools.client.tree import marked
 from sandbox_tools.errors import (
     ProcessLostError,

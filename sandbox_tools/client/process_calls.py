@@ -7,7 +7,8 @@ from typing import Final
 
 import anyio
 
-from sandbox_tools.client.transport import OpenStream, Transport
+from sandbox_tools.client.response import OpenStream
+from sandbox_tools.client.transport import Transport
 from sandbox_tools.errors import SandboxProtocolError, SandboxResponseError
 from sandbox_tools.wire.envelope import WireError, encode_json_frame
 from sandbox_tools.wire.process import Command, Ended, SignalName, TerminalSize, start_request_json

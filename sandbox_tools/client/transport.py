@@ -10,7 +10,6 @@ import contextlib
 import functools
 import json
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass
 from typing import Final
 
 import anyio
@@ -18,13 +17,13 @@ import httpx
 
 from sandbox_tools.client.call import Call
 from sandbox_tools.client.pinned import PinnedTransport
+from sandbox_tools.client.response import OpenStream, Response
 from sandbox_tools.errors import (
     SandboxProtocolError,
     SandboxRequestError,
     SandboxResponseError,
 )
 from sandbox_tools.redaction import Secret
-from sandbox_tools.wire.envelope import parse_json_object
 from sandbox_tools.wire.errors import parse_error, parse_retry_after
 
 MAX_BODY_BYTES: Final = 16 * 1024 * 1024
@@ -49,78 +48,6 @@ _HEADERS: Final = {
 
 _UNDECIDED: Final = (408, 499, 500, 502, 503, 504)
 """Statuses that do not say whether the work was done, unless the body gives a reason."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Response:
-    """A buffered answer. `headers` has lower-case names; nothing of the request is kept."""
-
-    status: int
-    headers: Mapping[str, str]
-    body: bytes
-
-    def json_object(self, what: str) -> dict[str, object]:
-        """Return the body as a JSON object; raises WireError."""
-        return parse_json_object(self.body, what=what)
-
-
-class OpenStream:
-    """A successful answer whose body is read piece by piece. Close it always."""
-
-    def __init__(self, response: httpx.Response, call: Call) -> None:
-        self._response = response
-        self._call = call
-
-    @property
-    def status(self) -> int:
-        return self._response.status_code
-
-    @property
-    def headers(self) -> Mapping[str, str]:
-        """Header values by lower-case name."""
-        return {name.lower(): value for name, value in self._response.headers.items()}
-
-    @property
-    def content_length(self) -> int | None:
-        text = self._response.headers.get("content-length", "")
-        return int(text) if text.isascii() and text.isdigit() and len(text) < 19 else None
-
-    async def chunks(self) -> AsyncIterator[bytes]:
-        """Yield the body as it arrives.
-
-        Raises:
-            SandboxRequestError: The connection broke or fell silent.
-        """
-        pieces = self._response.aiter_raw()
-        while True:
-            failure: SandboxRequestError | None = None
-            try:
-                piece = await anext(pieces)
-            except StopAsyncIteration:
-                return
-            except Exception as exc:  # noqa: BLE001 - mapped below, outside this block, so that it is not chained
-                failure = self._call.failure(exc)
-            if failure is not None:
-                raise failure
-            yield piece
-
-    async def read(self, max_bytes: int) -> bytes:
-        """Return the whole body.
-
-        Raises:
-            SandboxProtocolError: It is longer than `max_bytes`.
-        """
-        if (self.content_length or 0) > max_bytes:
-            raise self._call.invalid(f"it announces more than {max_bytes} bytes")
-        body = bytearray()
-        async for piece in self.chunks():
-            body += piece
-            if len(body) > max_bytes:
-                raise self._call.invalid(f"it is longer than {max_bytes} bytes")
-        return bytes(body)
-
-    async def aclose(self) -> None:
-        await self._response.aclose()
 
 
 class Transport:
@@ -293,7 +220,7 @@ class Transport:
         body = b""
         try:
             with anyio.move_on_after(_ERROR_BODY_TIMEOUT_S):
-                body = await _first_bytes(stream, MAX_ERROR_BODY_BYTES)
+                body = await stream.first_bytes(MAX_ERROR_BODY_BYTES)
         finally:
             with anyio.CancelScope(shield=True):
                 await stream.aclose()
@@ -316,15 +243,3 @@ class Transport:
 def _url(text: str) -> httpx.URL:
     """Parse a URL without its query; that takes as long as all else that is done to a request here."""
     return httpx.URL(text)
-
-
-async def _first_bytes(stream: OpenStream, count: int) -> bytes:
-    body = bytearray()
-    try:
-        async for piece in stream.chunks():
-            body += piece[: count - len(body)]
-            if len(body) >= count:
-                break
-    except SandboxRequestError:
-        return bytes(body)
-    return bytes(body)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from urllib.parse import quote
 
 from sandbox_tools.client.answers import listed, parsed, register_unread, traceless
-from sandbox_tools.client.transport import Response, Transport
+from sandbox_tools.client.response import Response
+from sandbox_tools.client.transport import Transport
 from sandbox_tools.redaction import Registry, Secret
 from sandbox_tools.redaction.secret import reveal
 from sandbox_tools.wire.envelope import parse_json_array
