@@ -46,6 +46,7 @@ HYPERSCAN: Final = f"{UNIT}_hyperscan.py"
 CORE: Final = (f"{UNIT}_forms.py", f"{UNIT}_registry.py", f"{UNIT}.py")
 COLLECT: Final = ("tests/unit/test_collect.py", "tests/unit/test_toolset.py")
 MCP: Final = ("tests/leaks/test_tripwire.py", "tests/leaks/test_adapters.py", "tests/adapters/test_mcp_http.py")
+INJECTION: Final = ("tests/unit/test_environment.py", "tests/local/test_injection.py")
 CLIENT: Final = (
     "tests/contract/test_pinned.py",
     "tests/contract/test_hostile_server.py",
@@ -81,8 +82,12 @@ TESTS: Final = {
         "tests/leaks/test_adapters.py",
         "tests/leaks/test_exceptions.py",
         "tests/leaks/test_structure.py",
+        "tests/leaks/test_objects.py",
     ),
+    "blocking.py": ("tests/leaks/test_objects.py",),
     "environment.py": ("tests/unit/test_environment.py", "tests/leaks/test_user_secrets.py"),
+    "injection.py": INJECTION,
+    "local/inject.py": INJECTION,
     "adapters/mcp/server.py": ("tests/leaks/test_traces.py",),
     "adapters/mcp/": MCP,
     "cli/": ("tests/leaks/test_process.py",),

@@ -216,6 +216,7 @@ NONSENSE = {
 OPERATIONS: dict[str, Callable[[RemoteRuntime, ControlPlane], Awaitable[object]]] = {
     "control plane": lambda runtime, control: control.get("s1"),
     "create": lambda runtime, control: control.create(NewSandbox()),
+    "connect": lambda runtime, control: control.connect("s1"),
     "runtime": lambda runtime, control: runtime.listening_ports(),
     "process": lambda runtime, control: runtime.exec("true", timeout_s=5, on_output=ignore_output),
     "read a file": lambda runtime, control: runtime.files.read("/x", max_bytes=MAX_BODY_BYTES),

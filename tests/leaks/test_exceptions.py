@@ -66,7 +66,7 @@ async def test_no_token_can_be_reached_from_an_error_about_a_service_that_echoes
     """All that can be wrong with an answer, with the credentials of the request wherever there is room for a text."""
     raised_by: list[str] = []
     found: list[str] = []
-    for faulty, operations in {"control": ("control plane", "create"), "runtime": (*OPERATIONS,)[2:]}.items():
+    for faulty, operations in {"control": (*OPERATIONS,)[:3], "runtime": (*OPERATIONS,)[3:]}.items():
         async with echo_service() as service:
             service.fault, service.faulty = fault, faulty
             urls = service.base_url, f"{service.base_url}/rt"
@@ -84,13 +84,14 @@ async def test_no_token_can_be_reached_from_an_error_about_a_service_that_echoes
 
 
 @pytest.mark.parametrize("record", [{"envdUrl": "https://evil.example/x"}, {"envdUrl": None}, {"sandboxID": 5}])
+@pytest.mark.parametrize("operation", ["create", "connect"])
 async def test_no_new_token_can_be_reached_from_an_error_about_the_answer_that_has_it(
-    token: str, record: dict[str, Any]
+    token: str, operation: str, record: dict[str, Any]
 ) -> None:
     answer = json_answer({"sandboxID": "s", "envdAccessToken": token, "envdUrl": "http://127.0.0.1:1/x", **record}, 201)
     async with hostile_server(answer) as server:
         own = secrets.token_hex(20)
-        error = await error_at(server.base_url, server.base_url, own, own, "create")
+        error = await error_at(server.base_url, server.base_url, own, own, operation)
     assert error is not None
     assert paths_to(token, error) == []
 

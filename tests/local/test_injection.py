@@ -46,6 +46,7 @@ class Echo(BaseHTTPRequestHandler):
         answer = json.dumps({**said, "body": body.decode()}).encode()
         self.send_response(200, f"OK {VALUE}")
         self.send_header("X-Echo", self.headers["Authorization"] or "none")
+        self.send_header(f"X-{VALUE}", "its name has the value")
         if self.path == "/compressed":
             self.send_header("Content-Encoding", "gzip")
         if self.path == "/chunks":
@@ -123,7 +124,7 @@ class Proxy:
                 near.sendall(request.replace("P!", self.placeholder).encode())
                 answer = await anyio.to_thread.run_sync(partial(read_all, near))
                 near.close()
-        assert VALUE not in answer
+        assert VALUE.lower() not in answer.lower()  # names of headers are written in lower case
         return answer
 
     async def _serve(self, link: Link) -> None:
@@ -228,6 +229,7 @@ async def test_the_host_of_one_secret_is_not_that_of_another(proxy: Proxy, monke
     registry = Registry()
     mine = injection_of(registry, hosts=[HOST])
     other = InjectedSecret(secrets.token_hex(20), hosts=["other.test"]).registered(registry, "OTHER_TOKEN")
+    assert mine.placeholder != other.placeholder
     text = _told(mine.secret, [mine, other]).decode().split("\n")[1]
     proxy.injector = Injector.from_json(text)
     answer = await proxy.ask(request(f"http://{HOST}/", f"Authorization: {other.placeholder}"))
@@ -254,6 +256,14 @@ async def test_a_server_that_nobody_vouches_for_gets_nothing(
     monkeypatch.delenv("SSL_CERT_FILE", raising=False)
     answer = await Proxy(upstream[0], injection_of(Registry())).ask(request(f"http://{HOST}/", "Authorization: P!"))
     assert (status(answer), "SSLCertVerificationError" in answer) == (502, True)
+
+
+async def test_a_server_that_says_nothing_is_given_up(proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sandbox_tools.local.inject.HANDSHAKE_TIMEOUT_S", 0.05)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        proxy._server = silent.getsockname()
+        answer = await proxy.ask(request(f"http://{HOST}/", "Authorization: P!"))
+    assert (status(answer), f"{HOST} does not answer" in answer) == (504, True)
 
 
 async def test_an_answer_that_cannot_be_looked_through_is_withheld(proxy: Proxy) -> None:
@@ -328,6 +338,7 @@ def seen_by_others() -> str:
         ({"hosts": ["https://api.github.com"]}, "hosts of an InjectedSecret"),
         ({"hosts": ["api.github.com:443"]}, "hosts of an InjectedSecret"),
         ({"headers": []}, "headers of an InjectedSecret"),
+        ({"headers": "Authorization"}, "headers of an InjectedSecret"),
         ({"headers": ["X: y"]}, "headers of an InjectedSecret"),
         ({"headers": ["Host"]}, "in a header that the proxy writes itself"),
     ],

@@ -97,3 +97,21 @@ def test_both_alphabets_of_base64_are_forms_of_a_value_in_which_they_differ() ->
     standard, urlsafe = base64.b64encode(value.encode()), base64.urlsafe_b64encode(value.encode())
     assert standard != urlsafe
     assert {standard, urlsafe} <= forms_of(value).whole
+
+
+SPREAD_OUT = {
+    "reversed": lambda value: value[::-1],
+    "upper case": str.upper,
+    "escapes": lambda value: "".join(f"\\x{byte:02x}" for byte in value.encode())[1:],
+    "octal": lambda value: " ".join(f"{byte:03o}" for byte in value.encode()),
+    "base64 of the reversed": lambda value: base64.b64encode(value[::-1].encode()).decode(),
+}
+
+
+@pytest.mark.parametrize("spelling", SPREAD_OUT)
+def test_a_long_value_in_a_rare_encoding_becomes_one_placeholder(spelling: str) -> None:
+    """Of its slices none shows where it begins, and no character between two of them is left."""
+    value = secrets.token_urlsafe(150)[:198]
+    registry = Registry()
+    registry.register("LONG", value)
+    assert Redactor(registry).text(f"<{SPREAD_OUT[spelling](value)}>") == "<[REDACTED:LONG]>"
