@@ -106,5 +106,5 @@ def test_nothing_that_prints_copies_or_serialises_it_shows_the_value(name: str) 
 
 @pytest.mark.parametrize("name", ["BlockingToolset", "Toolset"])
 def test_a_toolset_says_why_it_cannot_be_pickled(name: str) -> None:
-    with held(name) as holder, pytest.raises(TypeError, match="holds secret values and cannot be serialised"):
+    with held(name) as holder, pytest.raises(TypeError, match=f"^{name} holds secret values and cannot"):
         pickle.dumps(holder)
