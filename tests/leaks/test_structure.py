@@ -182,3 +182,15 @@ async def test_an_error_hides_what_looks_like_a_token_where_output_may_keep_it()
     failed = await toolset.call("read_file", {"path": f"/{token}"})
     assert failed.is_error
     assert "[REDACTED:unknown-token]" in failed.text
+
+
+@pytest.mark.parametrize("is_told", [True, False])
+async def test_what_a_user_is_told_is_redacted(is_told: bool, caplog: pytest.LogCaptureFixture) -> None:
+    """Also where nobody listens but the log. A service may say a token where a name belongs; here a URL does."""
+    caplog.set_level("INFO", logger="sandbox_tools")
+    key, told = secrets.token_hex(20), []
+    async with Toolset.open(
+        base_url=f"http://127.0.0.1:9/{key}", api_key=key, on_notice=told.append if is_told else None
+    ):
+        said = told if is_told else [record.getMessage() for record in caplog.records]
+    assert said == ["The tools run in SeaCloud at http://127.0.0.1:9/[REDACTED:SEACLOUD_API_KEY]."]
