@@ -54,7 +54,7 @@ BY_HAND: Final = {
     "redaction/squeezed.py": (
         ("block * _BLOCK_BYTES", "0"),
         ("self[index - negative_size - 1] - 1", "0 - 1"),
-        (" if len(kept) == count else most", ""),
+        ('.rsplit(b"\\1", count)[0]', '.rsplit(b"\\1", count - 1)[0]'),
     ),
     "redaction/matcher.py": (
         ("at -= 1\n", "break\n"),

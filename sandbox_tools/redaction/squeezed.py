@@ -23,9 +23,11 @@ def squeeze(data: bytes) -> bytes:
 
 
 def size_of_last(count: int, data: bytes, most: int) -> int:
-    """Return how many bytes at the end of `data` the last `count` bytes of its squeezed view come from, or `most`."""
-    before, *kept = data[-most:].translate(_IS_KEPT).rsplit(b"\1", count)
-    return min(len(data), most) - len(before) if len(kept) == count else most
+    """Return how many bytes at the end of `data` the last `count` bytes of its squeezed view come from, or as many of
+    those as are in its last `most` bytes.
+    """
+    flags = data[-most:].translate(_IS_KEPT)
+    return len(flags) - len(flags.rsplit(b"\1", count)[0])
 
 
 class Places:

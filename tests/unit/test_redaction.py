@@ -363,19 +363,28 @@ def test_time_adds_up_from_piece_to_piece_and_more_bytes_may_take_more(monkeypat
     assert b"".join(few.feed(b".") for _ in range(100)).endswith(WITHHELD.encode())
 
 
-@pytest.mark.parametrize("size", [1, 10_000])
+def test_a_large_piece_is_withheld_as_soon_as_it_takes_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    _set_clocks(monkeypatch, wall_s=1.0, processor_s=1.0)
+    assert REDACTOR.stream().feed(b"." * 10_000) == WITHHELD.encode()
+
+
+@pytest.mark.parametrize("piece", [b".", b"." * 10_000, b"no token, no secret, no cookie "])
 def test_a_machine_that_is_busy_with_something_else_withholds_nothing(
-    size: int, monkeypatch: pytest.MonkeyPatch
+    piece: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _set_clocks(monkeypatch, wall_s=0.1, processor_s=1e-5)
+    _set_clocks(monkeypatch, wall_s=1.0, processor_s=1e-5)
     stream = REDACTOR.stream()
-    assert b"".join(stream.feed(b"." * size) for _ in range(100)) + stream.close() == b"." * size * 100
+    assert b"".join(stream.feed(piece) for _ in range(100)) + stream.close() == piece * 100
+    several = budget.Budget()
+    several.start(len(piece))
+    for _ in range(100):
+        several.check_time()
 
 
 def _set_clocks(monkeypatch: pytest.MonkeyPatch, *, wall_s: float, processor_s: float) -> None:
     """Let so much time pass from each look at a clock to the next."""
     ticks = itertools.count()
-    monkeypatch.setattr("sandbox_tools.redaction.budget.time.thread_time", lambda: next(ticks) * processor_s)
+    monkeypatch.setattr("sandbox_tools.redaction.budget.time.thread_time", lambda: 1e6 + next(ticks) * processor_s)
     monkeypatch.setattr("sandbox_tools.redaction.budget.time.perf_counter", lambda: next(ticks) * wall_s)
 
 
