@@ -80,6 +80,7 @@ async def traceless(work: Callable[[], Awaitable[ValueT]]) -> ValueT:
     try:
         return await work()
     except BaseException as exc:  # noqa: BLE001 - raised again, a cancellation too
+        exc.__context__ = None  # Python 3.10: of a deadline that passed it is the cancellation, with its frames
         raise exc.with_traceback(None) from None
 
 

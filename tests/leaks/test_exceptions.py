@@ -17,9 +17,11 @@ import pytest
 from anyio.streams.tls import TLSListener
 
 from sandbox_tools import BlockingToolset, Toolset
-from sandbox_tools.errors import SandboxProtocolError, SandboxToolsError, SandboxUnreachableError
+from sandbox_tools.client.transport import Transport
+from sandbox_tools.errors import SandboxProtocolError, SandboxTimeoutError, SandboxToolsError, SandboxUnreachableError
+from sandbox_tools.redaction import Registry
 from sandbox_tools.sandboxes.source import BASE_URL_VARIABLES
-from tests.contract.hostile import endless, hostile_server, http, json_answer, silence
+from tests.contract.hostile import Answer, endless, hostile_server, http, json_answer, silence
 from tests.contract.test_hostile_server import (
     NONSENSE,
     OPERATIONS,
@@ -184,6 +186,16 @@ async def test_no_token_can_be_reached_from_the_end_of_a_cancelled_task(token: s
         task.cancel()
         with pytest.raises(asyncio.CancelledError) as caught:
             await task
+    assert paths_to(token, caught.value) == []
+
+
+@pytest.mark.parametrize("answer", [silence(), endless(STREAM_HEAD, b" ", pause_s=0.01)], ids=["no head", "no end"])
+async def test_no_token_can_be_reached_from_a_deadline_that_passed(token: str, answer: Answer) -> None:
+    async with hostile_server(answer) as server:
+        transport = Transport(server.base_url, {"X-Access-Token": Registry().register("SANDBOX_TOKEN", token)})
+        with pytest.raises(SandboxTimeoutError) as caught:
+            await transport.request("GET", "/x", operation="do it", timeout_s=0.05)
+        await transport.aclose()
     assert paths_to(token, caught.value) == []
 
 
