@@ -718,6 +718,8 @@ class Node:
 
     def __init__(self, program: str, display: Display) -> None:
         self.count = 0
+        self._cell = ""
+        self._sends = False
         self._program = program
         self._display = display
         requests, replies = os.pipe(), os.pipe()
@@ -730,7 +732,7 @@ class Node:
     def start(self) -> None:
         import subprocess
 
-        command = ["node", self._program, *map(str, self._child_ends)]
+        command = ["node", "--no-force-async-hooks-checks", self._program, *map(str, self._child_ends)]
         try:
             self._wait = subprocess.Popen(command, pass_fds=self._child_ends).wait
         except OSError:
@@ -740,21 +742,23 @@ class Node:
     def execute(self, source: str) -> None:
         """Run code; raises ForeignError."""
         self.count += 1
-        error = None
-        self._send({"op": "run", "code": source, "name": f"cell-{self.count}"})
+        self._cell = f"cell-{self.count}"
+        self._sends = True
+        self._send({"op": "run", "cell": self._cell, "code": source})
+        self._sends = False
         while True:
             event = self._next_event()
             if event["ev"] == "result":
                 self._display.display(Bundle(event["forms"]))
-            elif event["ev"] == "error":
-                error = ForeignError(event["name"], event["message"], event["stack"])
-            else:
+            elif event["cell"] == self._cell:
                 break
-        if error is not None:
-            raise error
+        if "error" in event:
+            raise ForeignError(**event["error"])
 
     def interrupt(self) -> None:
-        self._send({"op": "interrupt"})
+        """Have the code interrupted; called by a signal, which comes again if it comes in the middle of a request."""
+        if not self._sends:
+            self._send({"op": "interrupt", "cell": self._cell})
 
     def _send(self, request: dict[str, object]) -> None:
         rest = ENCODE(request).encode("ascii") + b"\n"

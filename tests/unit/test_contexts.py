@@ -687,7 +687,7 @@ async def run_together(box: Harness, clients: int, language: ContextLanguage = "
 @pytest.mark.parametrize("clients", [2, 5])
 async def test_clients_that_start_a_context_at_the_same_moment_have_one_process(tmp_path: Path, clients: int) -> None:
     async with harness(tmp_path) as box:
-        for n in range(1, 9):
+        for n in range(1, 6):
             contexts = await run_together(box, clients)
             assert len(box.sandbox.kernels) >= n * clients, "they did start at the same moment"
             assert len(await box.sandbox.list()) == 1
@@ -696,7 +696,7 @@ async def test_clients_that_start_a_context_at_the_same_moment_have_one_process(
                 assert result.results[0].text["text/plain"] == str(clients)
             await contexts[n % clients].end()
             assert await box.sandbox.list() == []
-        assert len((tmp_path / "runs").read_text()) == 8 * clients
+        assert len((tmp_path / "runs").read_text()) == 5 * clients
 
 
 @pytest.mark.skipif(shutil.which("node") is None, reason="Node.js is not installed")

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.unit.test_contexts import wait_until_gone
 from tests.unit.test_kernel import KERNEL, KernelProcess
 
 pytestmark = pytest.mark.skipif(
@@ -22,6 +23,14 @@ pytestmark = pytest.mark.skipif(
 @pytest.fixture(scope="module")
 def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KernelProcess]:
     process = KernelProcess(sys.executable, tmp_path_factory.mktemp("cwd"), KERNEL.with_name("kernel.js"))
+    yield process
+    process.close()
+
+
+@pytest.fixture
+def own_node(tmp_path: Path) -> Iterator[KernelProcess]:
+    """One that a test may break."""
+    process = KernelProcess(sys.executable, tmp_path, KERNEL.with_name("kernel.js"))
     yield process
     process.close()
 
@@ -107,6 +116,121 @@ def test_an_interrupt_ends_code_and_keeps_the_state(node: KernelProcess, code: s
     assert node.run("kept").texts == ["'kept'"]
 
 
+@pytest.mark.parametrize(
+    "code",
+    [
+        "setTimeout(() => { console.log('started'); for (;;) try { f() } catch {} }, 1); await new Promise(() => {})",
+        "setImmediate(() => { console.log('started'); while (true); }); await new Promise(() => {})",
+        "process.nextTick(() => { console.log('started'); while (true); }); await new Promise(() => {})",
+        "fs.readFile('/dev/null', () => { console.log('started'); while (true); }); await new Promise(() => {})",
+        "console.log('started'); while (true) { try { console.log('x') } catch {} }",
+        "console.log('started'); const again = () => Promise.resolve().then(again); await again()",
+        "({[Symbol.for('nodejs.util.inspect.custom')]() { console.log('started'); while (true); }})",
+    ],
+)
+def test_wherever_code_is_terminated_the_next_run_has_all_that_it_needs(own_node: KernelProcess, code: str) -> None:
+    own_node.run("const fs = require('fs')")
+    for _ in range(2):
+        outcome = own_node.run_and_interrupt(code)
+        assert (outcome.error or {})["name"] == "Interrupted"
+        following = own_node.run("console.log(await new Promise(done => setTimeout(() => done('late'), 1)))")
+        assert (following.stdout, following.stderr, following.error) == ("late\n", "", None)
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "process.stdout.end(); process.stderr.destroy()",
+        "process.stdout = process.stderr = null",
+        "process.stdout.write = () => { throw new Error('no') }",
+        "JSON.stringify = JSON.parse = undefined; fs.writeSync = null; require('util').inspect = null",
+        "for (const name of ['JSON', 'Buffer', 'Promise', 'Object', 'String', 'Set', 'Error']) globalThis[name] = null",
+        "Object.freeze(globalThis)",
+        "Object.defineProperty(globalThis, '_', {set() { throw 1 }}); 5",
+        "Error.prepareStackTrace = () => { throw 1 }; Promise.prototype.then = null",
+    ],
+)
+def test_code_that_breaks_its_surroundings_does_not_break_the_next_run(own_node: KernelProcess, code: str) -> None:
+    own_node.run("const kept = 'kept', fs = require('fs')")
+    own_node.run(code)
+    following = own_node.run("console.log('printed'); kept")
+    assert (following.stdout, following.texts, following.error) == ("printed\n", ["'kept'"], None)
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "process.exitCode = 5; process.emit('exit')",
+        "Promise.reject(new Error('nobody looks'))",
+        "const {Worker} = require('worker_threads'); new Worker('throw 1', {eval: true}); 1",
+        "require('child_process').spawn('sleep', ['0.2'], {stdio: 'inherit'}); 1",
+        "const deep = () => deep(); deep()",
+        "'x'.repeat(2 ** 30)",
+        "throw new Proxy(new Error('x'), {get() { throw 1 }})",
+        "({[Symbol.for('nodejs.util.inspect.custom')]() { throw Symbol('s') }})",
+    ],
+)
+def test_code_that_fails_outside_of_its_own_run_does_not_break_the_next_one(node: KernelProcess, code: str) -> None:
+    node.run("const kept = 'kept'")
+    node.run(code)
+    following = node.run("console.log('printed'); kept")
+    assert following.stdout.endswith("printed\n")
+    assert (following.texts, following.error) == (["'kept'"], None)
+
+
+def test_timers_go_on_and_what_they_print_comes_with_the_next_run(node: KernelProcess) -> None:
+    node.run("let ticks = 0; const timer = setInterval(() => console.log('tick', ++ticks), 1)")
+    node.run("await new Promise(done => setTimeout(done, 10))")
+    last = node.run("clearInterval(timer); console.log('over', ticks)").stdout.splitlines()[-1]
+    assert last.startswith("over ")
+    assert int(last.split()[1]) > 1
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ("const circular = {}; circular.own = circular; circular", "<ref *1> { own: [Circular *1] }"),
+        ("Symbol('s')", "Symbol(s)"),
+        ("(() => 1)", "[Function (anonymous)]"),
+        ("({get a() { throw new Error('no') }})", "{ a: [Getter] }"),
+        ("new Proxy({}, {get() { throw 1 }, ownKeys() { throw 2 }, getPrototypeOf() { throw 3 }})", "{}"),
+        ("const gone = Proxy.revocable({}, {}); gone.revoke(); gone.proxy", "<Revoked Proxy>"),
+        (
+            "({[Symbol.for('nodejs.util.inspect.custom')]() { throw Object.create(null) }})",
+            "<object: it cannot be shown>",
+        ),
+        ("({toString: null, valueOf: null, [Symbol.toPrimitive]: 1, x: 1n}).x", "1n"),
+        ("new Array(1_000_000)", "[ <1000000 empty items> ]"),
+    ],
+)
+def test_values_that_are_hard_to_show_are_shown(node: KernelProcess, value: str, text: str) -> None:
+    outcome = node.run(value)
+    assert (outcome.texts, outcome.error) == ([text], None)
+
+
+def test_forms_that_cannot_be_sent_are_left_out(node: KernelProcess) -> None:
+    forms = "{'text/html': '<b>', 'application/json': {a: 1n}, 'text/markdown': 5, 'text/plain': null}"
+    [shown] = node.run(f"({{[Symbol.for('Jupyter.display')]() {{ return {forms} }}}})").results
+    assert sorted(shown["text"]) == ["text/html", "text/plain"]
+    assert "Jupyter.display" in shown["text"]["text/plain"]
+
+
+@pytest.mark.parametrize(
+    ("code", "name", "message"),
+    [
+        ("throw undefined", "Uncaught", "undefined"),
+        ("throw Symbol('s')", "Uncaught", "Symbol(s)"),
+        ("throw Object.defineProperty(new Error('m'), 'stack', {get() { throw 1 }})", "Error", "m"),
+        ("throw Object.assign(new Error('m'), {name: {toString() { throw 1 }}})", "Error", "m"),
+        ("new Array(1e10)", "RangeError", "Invalid array length"),
+    ],
+)
+def test_whatever_is_thrown_is_told(node: KernelProcess, code: str, name: str, message: str) -> None:
+    error = node.run(code).error
+    assert error is not None
+    assert (error["name"], error["message"]) == (name, message)
+
+
 def test_a_promise_that_never_settles_may_be_forgotten(node: KernelProcess) -> None:
     for _ in range(3):
         node.run_and_interrupt("console.log('started'); await new Promise(() => {})")
@@ -138,6 +262,16 @@ def test_a_process_that_ends_takes_the_kernel_with_it(tmp_path: Path) -> None:
         process.start(code)
         assert process.wait_for_end() == status
         process.close()
+
+
+async def test_node_ends_when_the_kernel_does_whatever_it_is_doing(tmp_path: Path) -> None:
+    process = KernelProcess(sys.executable, tmp_path, KERNEL.with_name("kernel.js"))
+    node = int(process.run("process.pid").texts[0])
+    process.start("console.log('started'); while (true);")
+    process.events_until("started")
+    process.process.kill()
+    process.close()
+    await wait_until_gone(node)
 
 
 def test_without_node_the_kernel_says_that_a_program_is_missing(tmp_path: Path) -> None:
