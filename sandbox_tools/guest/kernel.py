@@ -112,6 +112,9 @@ ENCODE = json.JSONEncoder().encode
 DECODE = json.JSONDecoder().decode
 """Not `json.dumps` and `json.loads`: user code may replace those."""
 
+CLASS_NAME = type.__dict__["__name__"].__get__
+"""Not `__name__` of a class: its metaclass may have another one."""
+
 MAIN_THREAD = threading.get_ident()
 
 AWAITS = 0x80  # inspect.CO_COROUTINE
@@ -926,7 +929,7 @@ def describe(error: BaseException) -> dict[str, str]:
     """Return what an error event says. The exception's own code may raise, or never end."""
     if isinstance(error, ForeignError):
         return {"name": clip(error.name), "message": clip(str(error)), "traceback": clip(error.stack)}
-    name = type(error).__name__
+    name = CLASS_NAME(type(error))
     said = {"name": name, "message": "", "traceback": f"{name}\n"}
     attempt(lambda: said.update(message=clip(str(error))))
     attempt(lambda: said.update(traceback=clip(traceback_of(error))))

@@ -593,6 +593,43 @@ def test_deep_recursion_and_memory_errors_are_ordinary_errors(kernel: KernelProc
     assert (kernel.run(chain).error or {})["name"] == "ZeroDivisionError"
 
 
+MEMORY_LIMIT = "import resource\nresource.setrlimit(resource.RLIMIT_AS, (400 << 20, 400 << 20))"
+FILE_LIMIT = "import os, resource\nresource.setrlimit(resource.RLIMIT_NOFILE, (120, 120))"
+ODD_CLASS = "class M(type):\n    __name__ = {}\nclass E(Exception, metaclass=M): pass\nraise E"
+ODD_FORMS = """\
+class D(dict):
+    def keys(self): raise OSError
+    __iter__ = keys
+class A:
+    def _repr_mimebundle_(self, **k): return D()
+A()"""
+
+
+@pytest.mark.parametrize(
+    ("code", "name"),
+    [
+        (f"{MEMORY_LIMIT}\nx = []\nwhile True: x.append(bytearray(1 << 20))", "MemoryError"),
+        (f"{FILE_LIMIT}\nx = []\nwhile True: x.append(os.open(os.devnull, os.O_RDONLY))", "OSError"),
+        ("class A:\n    def __repr__(self): raise SystemExit(3)\nA()", "SystemExit"),
+        ("class E(Exception):\n    def __str__(self): return 5\nraise E", "E"),
+        (ODD_CLASS.format(5), "E"),
+        (ODD_CLASS.format("property(lambda self: 1 / 0)"), "E"),
+        (ODD_FORMS, "OSError"),
+        ("raise GeneratorExit", "GeneratorExit"),
+        ("a, b = ValueError(), ValueError()\na.__cause__, b.__cause__ = b, a\nraise a", "ValueError"),
+        ("'\0'", "SyntaxError|ValueError"),
+        ("'\ud800'", "UnicodeEncodeError"),
+        ("import asyncio\nasyncio.current_task().cancel()\nawait asyncio.sleep(1)", "CancelledError"),
+    ],
+)
+def test_whatever_is_raised_is_told_and_the_state_is_kept(own_kernel: KernelProcess, code: str, name: str) -> None:
+    own_kernel.run("kept = 'kept'")
+    error = own_kernel.run(code).error
+    assert error is not None
+    assert re.fullmatch(name, error["name"])
+    assert own_kernel.run("x = None\nkept").texts == ["'kept'"]
+
+
 def test_the_end_of_the_requests_ends_the_kernel_even_while_it_runs(kernel: KernelProcess) -> None:
     kernel.start("print('started')\nwhile True: pass")
     kernel.events_until("started")
