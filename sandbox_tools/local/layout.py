@@ -26,6 +26,10 @@ _ETC: Final = (
     "/etc/fonts",
     "/etc/localtime",
     "/etc/mime.types",
+    "/etc/R/Makeconf",
+    "/etc/R/Renviron",
+    "/etc/R/ldpaths",
+    "/etc/R/repositories",
     "/etc/ssl/certs",
     "/etc/ssl/cert.pem",
     "/etc/ssl/openssl.cnf",
@@ -34,7 +38,8 @@ _ETC: Final = (
     "/etc/pki/tls/cert.pem",
     "/etc/pki/tls/openssl.cnf",
 )
-"""Public files that programs need. Not /etc/ssl or /etc/pki whole: private keys are in there."""
+"""Public files that programs need. Not /etc/ssl or /etc/pki whole: private keys are in there. Not *.site of R:
+what an administrator sets there may be a credential."""
 
 _FILES: Final = {
     "/etc/passwd": (
