@@ -106,10 +106,11 @@ class CodeContext:
         kernel = self._kernel
         if kernel is not None and kernel.line.heard and not kernel.over.is_set():
             return [kernel]
+        pids = await self._new_line().pids()
         if kernel is not None:
-            kernel.dismissed = True
+            kernel.dismissed = kernel.over.is_set() or kernel.line.pid in pids
         kernels = []
-        for pid in await self._new_line().pids():
+        for pid in pids:
             kernels.append(Kernel(self._new_line()))
             self._tasks.start_soon(kernels[-1].serve, pid)
         for kernel in kernels:

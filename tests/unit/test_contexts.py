@@ -439,6 +439,37 @@ async def test_a_death_between_runs_is_told_by_the_next_run(tmp_path: Path, late
         assert not (await box.run("1")).state_lost_before
 
 
+async def test_what_a_restart_ended_is_not_told_as_lost(tmp_path: Path) -> None:
+    async with harness(tmp_path) as box:
+        await box.run("x = 1")
+        kernel = box.sandbox.kernels[0]
+        os.kill(kernel.pid, signal.SIGKILL)
+        await kernel.process.wait()
+        for _ in range(2):
+            await box.contexts.restart()
+        assert not (await box.run("x = 1")).state_lost_before
+        for _ in range(2):
+            await box.contexts.restart()
+        assert not (await box.run("x = 1")).state_lost_before
+
+
+async def test_a_restart_before_the_start_does_not_hide_a_later_death(tmp_path: Path) -> None:
+    async with harness(tmp_path) as box:
+        box.sandbox.gate = anyio.Event()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(box.run, "x = 1")
+            with anyio.fail_after(DEADLINE_S):
+                while "start python3" not in box.sandbox.requests:
+                    await anyio.sleep(0.001)
+            await box.contexts.restart()
+            box.sandbox.gate.set()
+        assert await box.value("x") == "1"
+        kernel = box.sandbox.kernels[0]
+        os.kill(kernel.pid, signal.SIGKILL)
+        await kernel.process.wait()
+        assert (await box.run("1")).state_lost_before
+
+
 async def test_a_template_without_python_is_a_clear_error(tmp_path: Path) -> None:
     async with harness(tmp_path) as box:
         box.sandbox.python = ["/usr/bin/env", "PATH=/nowhere", "python3"]
