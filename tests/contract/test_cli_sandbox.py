@@ -230,7 +230,7 @@ def test_the_key_of_a_local_service_is_found_and_what_is_missing_is_said(shell: 
     [
         (["exec", "sandbox", "--cwd", "/"], "come before SANDBOX_ID"),
         (["create", "--metadata", "app"], "KEY=VALUE"),
-        (["create", "--env", "NOT_SET_ANYWHERE"], "not a variable that is set"),
+        (["create", "--env", "NOT_SET_ANYWHERE"], "is not set in the environment"),
         (["create", "--ttl-s", "86401"], "86400"),
         (["create", "--volume-mount", "cache:relative"], "NAME:/PATH"),
         (["timeout", "sandbox"], "--seconds"),
