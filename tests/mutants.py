@@ -1,4 +1,4 @@
-"""Does a test notice when a part of what keeps secrets in is missing? Run by hand: `make mutants` (about fifteen minutes).
+"""Does a test notice when a part of what keeps secrets in is missing? Run by hand: `make mutants` (15 minutes).
 
 Takes one form, rule, view, check or hook at a time out of a copy of the sources and runs the tests there that may
 notice. A mutant that every test passes with LIVES: it is a gap in the tests, or a part that does nothing.
