@@ -24,21 +24,10 @@ from typing import Any
 
 import httpx
 
-_BWRAP = [
-    "--unshare-all",
-    "--ro-bind",
-    "/usr",
-    "/usr",
-    "--symlink",
-    "usr/lib64",
-    "/lib64",
-    "--symlink",
-    "usr/lib",
-    "/lib",
-]
+_BWRAP = "--unshare-all --ro-bind /usr /usr --symlink usr/lib64 /lib64 --symlink usr/lib /lib --proc /proc --dev /dev"
 PEERS: dict[str, list[str]] = {
     "unshare": ["-Urmpfn", "--mount-proc", "/bin/true"],
-    "bwrap": [*_BWRAP, "--symlink", "usr/lib", "/lib", "--proc", "/proc", "--dev", "/dev", "/usr/bin/true"],
+    "bwrap": [*_BWRAP.split(), "/usr/bin/true"],
     "nsjail": ["-Mo", "-Q", "--chroot", "/", "--", "/bin/true"],
     "firejail": ["--quiet", "--noprofile", "--net=none", "/bin/true"],
     "srt": ["true"],
