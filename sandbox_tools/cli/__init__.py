@@ -6,6 +6,11 @@ def main() -> None:
     from sandbox_tools.cli.output import install_redaction  # noqa: PLC0415 - before typer, which keeps `sys.excepthook`
 
     install_redaction()
+    from asyncio import CancelledError  # noqa: PLC0415
+
     from sandbox_tools.cli.app import app  # noqa: PLC0415 - typer is only loaded by the command itself
 
-    app()
+    try:
+        app()
+    except CancelledError:  # Python 3.10: what `anyio.run` makes of an interrupt
+        raise SystemExit(130) from None

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -235,7 +235,8 @@ async def _local_service(key: str, minimum: MinIsolation) -> AsyncIterator[str]:
         try:
             yield await _first_line(process)
         finally:
-            process.terminate()
+            with suppress(ProcessLookupError):  # an interrupt reaches it as well
+                process.terminate()
             with anyio.move_on_after(5, shield=True):
                 await process.wait()
 

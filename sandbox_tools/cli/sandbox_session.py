@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import sys
+from asyncio import CancelledError
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -85,7 +86,7 @@ def run_session(
         problem, code = str(exc), 2
     except SandboxToolsError as exc:
         problem, code = str(exc), failed
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, CancelledError):  # the second one in Python 3.10
         problem, code = "interrupted", 130
     sys.stderr.write(f"sandbox-tools: {_visible(redactor.text(problem))}\n")
     return code

@@ -177,6 +177,25 @@ def test_the_demo_succeeds() -> None:
     assert "Every step succeeded." in done.stdout
 
 
+def test_an_interrupted_demo_ends_without_a_traceback() -> None:
+    with subprocess.Popen(
+        [*COMMAND, "demo"],
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if "service runs at" in line:
+                os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the service and the server as well
+                break
+        errors = process.communicate(timeout=20)[1]
+    assert process.returncode == 130
+    assert "Traceback" not in errors
+
+
 def test_a_port_that_is_taken_is_said_in_one_sentence(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         done = run("local", "--port", str(taken.getsockname()[1]), XDG_STATE_HOME=str(tmp_path))
