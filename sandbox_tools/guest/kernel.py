@@ -115,6 +115,9 @@ DECODE = json.JSONDecoder().decode
 CLASS_NAME = type.__dict__["__name__"].__get__
 """Not `__name__` of a class: its metaclass may have another one."""
 
+SET_TRACE, SET_PROFILE = sys.settrace, sys.setprofile
+"""User code may replace these in `sys`, too."""
+
 MAIN_THREAD = threading.get_ident()
 
 AWAITS = 0x80  # inspect.CO_COROUTINE
@@ -482,8 +485,13 @@ class Interrupts:
 
 
 def call_user(function: Callable[..., object], *arguments: object) -> None:
-    """Call what may run user code. Only inside this call an interrupt raises."""
-    function(*arguments)
+    """Call what may run user code. Only inside this call an interrupt raises. What traces that code, as a debugger
+    does, ends with it: it would trace this program next, and what it raises would end it."""
+    try:
+        function(*arguments)
+    finally:
+        SET_TRACE(None)
+        SET_PROFILE(None)
 
 
 UNINTERRUPTIBLE = {Wire.emit.__code__, Output.drain.__code__}
