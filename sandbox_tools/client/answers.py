@@ -67,9 +67,22 @@ def parsed(operation: str, parse: Callable[[], ValueT]) -> ValueT:
 
 def listed(operation: str, response: Response, read: Callable[[object], ValueT]) -> tuple[ValueT, ...]:
     """Return what `read` makes of each item of an array, as `parsed`."""
-    return parsed(
-        operation, lambda: tuple(read(item) for item in parse_json_array(response.body, what="the list")[:MAX_ITEMS])
-    )
+    return parsed(operation, lambda: tuple(map(read, parse_json_array(response.body, what="the list")[:MAX_ITEMS])))
+
+
+def listed_without_secrets(
+    operation: str,
+    response: Response,
+    read: Callable[[object], ValueT],
+    *,
+    registry: Registry,
+    name: str,
+    secret_of: Callable[[object], str | None],
+) -> tuple[ValueT, ...]:
+    """As `listed`, for items with a secret that `read` leaves out: all are registered before the first is read."""
+    items = parsed(operation, lambda: parse_json_array(response.body, what="the list"))
+    register_unread(registry, name, map(secret_of, items))
+    return parsed(operation, lambda: tuple(map(read, items[:MAX_ITEMS])))
 
 
 async def traceless(work: Callable[[], Awaitable[ValueT]]) -> ValueT:

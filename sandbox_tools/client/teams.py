@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from urllib.parse import quote
 
-from sandbox_tools.client.answers import listed, parsed, register_unread, traceless
+from sandbox_tools.client.answers import listed, listed_without_secrets, parsed, traceless
 from sandbox_tools.client.transport import Transport
 from sandbox_tools.redaction import Registry
-from sandbox_tools.wire.envelope import parse_json_array
 from sandbox_tools.wire.teams import (
     Team,
     TeamMetric,
@@ -62,9 +61,14 @@ class Teams:
     async def _list(self) -> tuple[Team, ...]:
         operation = "list the teams"
         response = await self._transport.request("GET", "/teams", operation=operation)
-        items = parsed(operation, lambda: parse_json_array(response.body, what="the list"))
-        register_unread(self._registry, "TEAM_API_KEY", map(api_key_from_json, items))
-        return listed(operation, response, team_from_json)
+        return listed_without_secrets(
+            operation,
+            response,
+            team_from_json,
+            registry=self._registry,
+            name="TEAM_API_KEY",
+            secret_of=api_key_from_json,
+        )
 
 
 def _path(team_id: str) -> str:

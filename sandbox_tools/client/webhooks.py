@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Final
 from urllib.parse import quote
 
-from sandbox_tools.client.answers import listed, parsed, register_unread, traceless
+from sandbox_tools.client.answers import listed, listed_without_secrets, parsed, register_unread, traceless
 from sandbox_tools.client.response import Response
 from sandbox_tools.client.transport import Transport
 from sandbox_tools.redaction import Registry, Secret
 from sandbox_tools.redaction.secret import reveal
-from sandbox_tools.wire.envelope import parse_json_array
 from sandbox_tools.wire.events import Delivery, delivery_from_json, page_query
 from sandbox_tools.wire.webhooks import (
     Webhook,
@@ -18,6 +18,8 @@ from sandbox_tools.wire.webhooks import (
     signature_secret_from_json,
     webhook_from_json,
 )
+
+_REGISTERED_AS: Final = "WEBHOOK_SECRET"
 
 
 class Webhooks:
@@ -102,9 +104,14 @@ class Webhooks:
     async def _list(self) -> tuple[Webhook, ...]:
         operation = "list the webhooks"
         response = await self._transport.request("GET", "/events/webhooks", operation=operation)
-        items = parsed(operation, lambda: parse_json_array(response.body, what="the list"))
-        register_unread(self._registry, "WEBHOOK_SECRET", map(signature_secret_from_json, items))
-        return listed(operation, response, webhook_from_json)
+        return listed_without_secrets(
+            operation,
+            response,
+            webhook_from_json,
+            registry=self._registry,
+            name=_REGISTERED_AS,
+            secret_of=signature_secret_from_json,
+        )
 
     async def _get(self, webhook_id: str) -> Webhook:
         operation = "look a webhook up"
@@ -120,7 +127,7 @@ class Webhooks:
 
     def _read(self, response: Response, operation: str) -> Webhook:
         message = parsed(operation, lambda: response.json_object("a webhook"))
-        register_unread(self._registry, "WEBHOOK_SECRET", [signature_secret_from_json(message)])
+        register_unread(self._registry, _REGISTERED_AS, [signature_secret_from_json(message)])
         return parsed(operation, lambda: webhook_from_json(message))
 
 
